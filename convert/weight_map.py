@@ -1,0 +1,232 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Which tensor of a released checkpoint becomes which tensor of ours, as data that reads both ways.
+
+A [`Rule`] names the released tensors, ours, and the operation between them; every operation has its inverse. The
+names of the language model and of the vision tower are those that our model has, under another prefix.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
+
+
+INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
+OUTPUT_EMBEDDINGS = "lm_head.weight"
+
+# released prefix, our prefix
+PREFIXES = (
+    ("model.vision_tower.vision_tower.vision_model.", "model.visual.vision_tower."),
+    ("model.", "model.language_model."),
+    ("lm_head.", "lm_head."),
+)
+
+RELEASED_ATTENTION = "model.mm_projector."
+RELEASED_STAGES = "model.mm_projector.upsampler.upsampler."
+ATTENTION = "model.visual.projector.window_attention."
+UPSAMPLER = "model.visual.projector.upsampler."
+
+# Modules with a weight and a bias: released name, our name.
+ATTENTION_MODULES = (
+    ("ln_q", "norm_query"),
+    ("ln_kv", "norm_features"),
+    ("ln_proj", "norm_attention"),
+    ("ln_post", "norm_output"),
+    ("attn.out_proj", "output"),
+    ("cat_proj", "mix"),
+)
+STAGE_MODULES = (
+    ("range_proj.0", "range_in"),
+    ("range_proj.3", "range_out"),
+    ("fixup_proj.0", "residual_in"),
+    ("fixup_proj.3", "residual_out"),
+)
+STAGE_PARAMETERS = (
+    ("range_temp", "range_temperature"),
+    ("sigma_spatial", "spatial_width"),
+)
+# Released module of each fix-up, by the number of up-sampling steps: level, name.
+FIXUPS = {
+    0: (),
+    1: ((1, "fixup_proj"),),
+    2: ((2, "fixup_proj"),),
+    3: ((1, "fixup_proj_2x"), (2, "fixup_proj_4x"), (3, "fixup_proj_8x")),
+}
+
+# Released tensors that have no place in our model, once the rules have taken theirs: pattern, reason.
+UNUSED = (
+    ("model.mm_projector.upsampler.model.0.*", "a second copy of the vision tower that is never run"),
+    ("model.mm_projector.upsampler.model.1.norm.*", "a channel norm that is never run"),
+    ("model.mm_projector.upsampler.upsampler.fixup_proj.*", "the three-step stack never runs it"),
+    ("model.mm_projector.query", "only the numbered query sets are read"),
+    ("model.mm_projector.kv_proj.weight", "every level has its own projection"),
+    ("model.mm_projector.features_[1248]x_projector.*", "its level is outside `feature_scale_mask`"),
+    ("model.mm_projector.feature_[1248]x_embedding", "its level is outside `feature_scale_mask`"),
+    ("model.vision_tower.*.position_ids", "a buffer that is computed"),
+    ("model.*.rotary_emb.inv_freq", "a buffer that is computed"),
+    ("lm_head.weight", "tied to the input embeddings"),
+)
+
+
+class Operation(NamedTuple):
+    """A change of form, from the released tensors to ours and back."""
+
+    forward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    backward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+OPERATIONS = {
+    "rename": Operation(lambda released: released, lambda ours: ours),
+    "transpose": Operation(lambda released: [released[0].T], lambda ours: [ours[0].T]),
+    # (c, c, 1, 1) <-> (c, c)
+    "convolution to linear": Operation(
+        lambda released: [released[0][:, :, 0, 0]], lambda ours: [ours[0][:, :, None, None]]
+    ),
+    # n tensors <-> (n, ...)
+    "stack": Operation(lambda released: [torch.stack(tuple(released))], lambda ours: ours[0].unbind()),
+    # n tensors (1, 1, d) <-> (n, d)
+    "stack rows": Operation(
+        lambda released: [torch.cat(tuple(released))[:, 0]], lambda ours: ours[0][:, None, None].unbind()
+    ),
+    # (3d, ...) <-> 3 tensors (d, ...)
+    "split in thirds": Operation(lambda released: released[0].chunk(3), lambda ours: [torch.cat(tuple(ours))]),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors of a released checkpoint and the tensors of ours that hold the same numbers.
+
+    Args:
+        released: names in the released checkpoint.
+        ours: names in our model's state dict.
+        operation: key of `OPERATIONS`.
+    """
+
+    released: tuple[str, ...]
+    ours: tuple[str, ...]
+    operation: str = "rename"
+
+    def to_ours(self, released: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Our tensors, by name, from the released ones in the order of `released`."""
+        return dict(zip(self.ours, OPERATIONS[self.operation].forward(released), strict=True))
+
+    def to_released(self, ours: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The released tensors, by name, from ours in the order of `ours`."""
+        return dict(zip(self.released, OPERATIONS[self.operation].backward(ours), strict=True))
+
+
+def build_rules(names: Iterable[str], projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
+    """All rules for a model whose state dict has these names and whose projector has this configuration."""
+    return [*_prefix_rules(names), *_attention_rules(projector), *_upsampler_rules(projector)]
+
+
+def _prefix_rules(names: Iterable[str]) -> list[Rule]:
+    return [
+        Rule((released + name.removeprefix(ours),), (name,))
+        for name in names
+        for released, ours in PREFIXES
+        if name.startswith(ours)
+    ]
+
+
+def _module_rules(released: str, ours: str) -> list[Rule]:
+    return [Rule((f"{released}.{part}",), (f"{ours}.{part}",)) for part in ("weight", "bias")]
+
+
+def _attention_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
+    levels, sets = projector.levels, range(1, projector.num_query_sets + 1)
+    rules = [
+        Rule((f"{RELEASED_ATTENTION}pos_embed",), (f"{ATTENTION}position_embeddings",)),
+        Rule((f"{RELEASED_ATTENTION}proj",), (f"{ATTENTION}projection.weight",), "transpose"),
+        Rule(tuple(f"{RELEASED_ATTENTION}query_{i}" for i in sets), (f"{ATTENTION}queries",), "stack"),
+        Rule(
+            tuple(f"{RELEASED_ATTENTION}feature_{2**level}x_embedding" for level in levels),
+            (f"{ATTENTION}level_embeddings",),
+            "stack rows",
+        ),
+    ]
+    for part in ("weight", "bias"):
+        thirds = tuple(f"{ATTENTION}{name}.{part}" for name in ("query", "key", "value"))
+        rules.append(Rule((f"{RELEASED_ATTENTION}attn.in_proj_{part}",), thirds, "split in thirds"))
+    for released, ours in ATTENTION_MODULES:
+        rules += _module_rules(RELEASED_ATTENTION + released, ATTENTION + ours)
+    for level in levels:
+        released = f"{RELEASED_ATTENTION}features_{2**level}x_projector"
+        rules += _module_rules(released, f"{ATTENTION}level_projections.{level}")
+    return rules
+
+
+def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
+    steps = max(projector.levels)
+    rules = []
+    for index in range(steps):
+        released_stage, our_stage = f"{RELEASED_STAGES}up{index + 1}.", f"{UPSAMPLER}stages.{index}."
+        rules += [Rule((released_stage + released,), (our_stage + ours,)) for released, ours in STAGE_PARAMETERS]
+        for released, ours in STAGE_MODULES:
+            rules += _module_rules(released_stage + released, our_stage + ours)
+    for level, name in FIXUPS[steps]:
+        released, ours = f"{RELEASED_STAGES}{name}.1", f"{UPSAMPLER}fixups.{level}"
+        rules.append(Rule((f"{released}.weight",), (f"{ours}.weight",), "convolution to linear"))
+        rules.append(Rule((f"{released}.bias",), (f"{ours}.bias",)))
+    return rules
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """How the tensors of one checkpoint are converted.
+
+    Args:
+        rules: the rule that makes each of our tensors, by our name.
+        unused: why a released tensor is left out, by its name.
+    """
+
+    rules: dict[str, Rule]
+    unused: dict[str, str]
+
+
+def plan_weights(
+    released_shapes: Mapping[str, Sequence[int]],
+    our_shapes: Mapping[str, Sequence[int]],
+    projector: LlavaUhdV2ProjectorConfig,
+) -> WeightPlan:
+    """Finds the rule for every tensor, and refuses a checkpoint that does not fit our model exactly.
+
+    Args:
+        released_shapes: shape of every tensor in the released checkpoint, by name.
+        our_shapes: shape of every tensor that our model needs, by name.
+        projector: configuration of our projector.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of the wrong shape; one message names all of them.
+    """
+    rules = build_rules(our_shapes, projector)
+    by_our_name = {name: rule for rule in rules for name in rule.ours}
+    problems = [f"no rule fills our `{name}`" for name in our_shapes if name not in by_our_name]
+    taken = {name for rule in rules for name in rule.released}
+    for rule in rules:
+        ours = [torch.empty(tuple(our_shapes[name]), device="meta") for name in rule.ours]
+        for name, expected in rule.to_released(ours).items():
+            if name not in released_shapes:
+                problems.append(f"missing: `{name}` {list(expected.shape)}")
+            elif tuple(released_shapes[name]) != tuple(expected.shape):
+                problems.append(
+                    f"wrong shape: `{name}` is {list(released_shapes[name])}, must be {list(expected.shape)}"
+                )
+    unused = {name: _reason_to_leave_out(name) for name in released_shapes if name not in taken}
+    problems += [f"unknown: `{name}` {list(released_shapes[name])}" for name, reason in unused.items() if not reason]
+    if problems:
+        raise ValueError(
+            f"The checkpoint's tensors do not fit the model that its config.json describes, {len(problems)} "
+            "problem(s):\n" + "\n".join(problems)
+        )
+    return WeightPlan(by_our_name, unused)
+
+
+def _reason_to_leave_out(name: str) -> str:
+    return next((reason for pattern, reason in UNUSED if fnmatchcase(name, pattern)), "")

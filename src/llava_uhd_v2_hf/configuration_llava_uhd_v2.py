@@ -1,0 +1,278 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""LLaVA-UHD v2 configuration: a vision tower, the Hiwin projector and any causal language model."""
+
+from dataclasses import Field, fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import type_validator
+from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
+
+
+SUPPORTED_LEVELS = ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 2, 3))
+SUPPORTED_VISION_MODELS = ("clip_vision_model", "siglip_vision_model", "dinov2")
+# (rows, columns) of pooled cells in a window, in the released code's order of preference (paper eq. 3)
+DEFAULT_POOLING_GRIDS = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))
+
+DEFAULT_VISION_CONFIG = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+DEFAULT_TEXT_CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 32001,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": 0,
+}
+
+# What transformers itself passes to a config beside its fields.
+_FRAMEWORK_KEYS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "torch_dtype",
+    "use_cache",
+}
+
+
+def _own_fields(config: PreTrainedConfig) -> list[Field]:
+    inherited = {field.name for field in fields(PreTrainedConfig)}  # type: ignore[arg-type]
+    return [field for field in fields(config) if field.name not in inherited]  # type: ignore[arg-type]
+
+
+def _refuse_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None:
+    unknown = sorted(set(keys) - _FRAMEWORK_KEYS - set(GenerationConfig._get_default_generation_params()))
+    if unknown:
+        raise ValueError(
+            f"Unknown key(s) for {type(config).__name__}: "
+            + ", ".join(f"`{name}`={keys[name]!r}" for name in unknown)
+            + f". Its own keys are: {', '.join(field.name for field in _own_fields(config))}."
+        )
+
+
+def _refuse_wrong_types(config: PreTrainedConfig) -> None:
+    for field in _own_fields(config):
+        try:
+            type_validator(field.name, getattr(config, field.name), field.type)
+        except TypeError as error:
+            raise ValueError(f"{type(config).__name__}: {error}") from error
+
+
+def _resolve_sub_config(config: dict | PreTrainedConfig | None, default: dict[str, Any]) -> PreTrainedConfig:
+    """A dict without `model_type` has the default's; None is the whole default."""
+    if isinstance(config, PreTrainedConfig):
+        return config
+    values = {"model_type": default["model_type"], **config} if config is not None else dict(default)
+    model_type = values["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no model of type `{model_type}`; is it misspelt?")
+    return CONFIG_MAPPING[model_type](**values)
+
+
+def _is_grid(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(side, int) and side >= 1 for side in value)
+
+
+class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
+    r"""
+    Configuration of the Hiwin projector: the inverse semantic pyramid and the hierarchical window attention.
+
+    Args:
+        upsampler (`str`, *optional*, defaults to `"vdim"`):
+            How features are up-sampled: `"vdim"`, guided by the pixels (paper 3.2, A.2), or `"bilinear"` (paper
+            table 3).
+        levels (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
+            Levels of the pyramid that the queries read; level l is 2^l times finer than the ViT's grid. One of [0],
+            [0, 1], [0, 2], [0, 1, 2] and [0, 1, 2, 3].
+        num_query_sets (`int`, *optional*, defaults to 4):
+            Sets of queries: 4 in the released checkpoints, 1 in the paper.
+        query_grid (`list[int]`, *optional*, defaults to `[12, 12]`):
+            (rows, columns) of queries in a view, and so of windows and of tokens.
+        pooling_grids (`list[list[int]]`, *optional*):
+            Candidates for the (rows, columns) of cells to which RoI-align pools a window; a view takes the one nearest
+            to its aspect ratio (paper eq. 3). Defaults to the seven of the released code.
+        num_attention_heads (`int`, *optional*):
+            Heads of the window attention. Defaults to one for every 128 channels of the text model (released code).
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the projector's layer norms.
+        upsampler_kernel_size (`int`, *optional*, defaults to 7):
+            Side of the neighbourhood, in pixels of the finer level, that an up-sampled feature is mixed from; odd.
+        upsampler_guidance_size (`int`, *optional*, defaults to 32):
+            Channels to which the guidance pixels are projected before they are compared.
+        upsampler_dropout (`float`, *optional*, defaults to 0.1):
+            Channel dropout in the up-sampler's two small networks, while it trains.
+        fixup_dropout (`float`, *optional*, defaults to 0.2):
+            Channel dropout before the up-sampler's 1x1 fix-up, while it trains.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of newly initialised weights.
+
+    Raises:
+        ValueError: if a value is out of range or a key unknown.
+    """
+
+    model_type = "llava_uhd_v2_projector"
+    base_config_key = "projector_config"
+
+    upsampler: Literal["vdim", "bilinear"] = "vdim"
+    levels: list[int] | tuple[int, ...] = (0, 1, 2)
+    num_query_sets: int = 4
+    query_grid: list[int] | tuple[int, ...] = (12, 12)
+    pooling_grids: list[list[int]] | tuple[tuple[int, ...], ...] = DEFAULT_POOLING_GRIDS
+    num_attention_heads: int | None = None
+    layer_norm_eps: float = 1e-6
+    upsampler_kernel_size: int = 7
+    upsampler_guidance_size: int = 32
+    upsampler_dropout: float | int = 0.1
+    fixup_dropout: float | int = 0.2
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keys(self, kwargs)
+        _refuse_wrong_types(self)
+        super().__post_init__(**kwargs)
+        self.levels = list(self.levels)
+        self.query_grid = list(self.query_grid)
+        self.pooling_grids = [list(grid) for grid in self.pooling_grids]
+        self._check_ranges()
+
+    def _check_ranges(self):
+        if tuple(self.levels) not in SUPPORTED_LEVELS:
+            raise ValueError(
+                f"`levels`={list(self.levels)} is not supported; choose one of "
+                f"{', '.join(str(list(levels)) for levels in SUPPORTED_LEVELS)} (level 0 is always needed)."
+            )
+        if self.num_query_sets < 1:
+            raise ValueError(f"`num_query_sets` must be at least 1, got {self.num_query_sets}.")
+        if not _is_grid(self.query_grid):
+            raise ValueError(f"`query_grid` must be (rows, columns) of at least 1, got {self.query_grid}.")
+        if not self.pooling_grids or not all(_is_grid(grid) for grid in self.pooling_grids):
+            raise ValueError(f"`pooling_grids` must list (rows, columns) of at least 1, got {self.pooling_grids}.")
+        if self.num_attention_heads is not None and self.num_attention_heads < 1:
+            raise ValueError(f"`num_attention_heads` must be at least 1, got {self.num_attention_heads}.")
+        if self.upsampler_kernel_size < 1 or self.upsampler_kernel_size % 2 == 0:
+            raise ValueError(f"`upsampler_kernel_size` must be odd and positive, got {self.upsampler_kernel_size}.")
+        if self.upsampler_guidance_size < 1:
+            raise ValueError(f"`upsampler_guidance_size` must be at least 1, got {self.upsampler_guidance_size}.")
+        for name in ("upsampler_dropout", "fixup_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+
+
+class LlavaUhdV2Config(PreTrainedConfig):
+    r"""
+    Configuration of a LLaVA-UHD v2 model. The defaults are the architecture of the released Vicuna-7B checkpoint.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            The vision tower: CLIP, SigLIP or DINOv2. Defaults to the shape of CLIP-ViT-L/14-336.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            The language model, any architecture of `AutoModelForCausalLM`. Defaults to the shape of Vicuna-7B, with
+            one embedding more for the image token.
+        projector_config (`dict` or [`LlavaUhdV2ProjectorConfig`], *optional*):
+            The Hiwin projector.
+        image_token_id (`int`, *optional*, defaults to 32000):
+            Id of the token that stands for one image token (or separator) in `input_ids`.
+        token_layout (`str`, *optional*, defaults to `"spatial"`):
+            Order of an image's tokens: `"spatial"` (paper 3.4; released Vicuna-7B) or `"sequential"` (released
+            Qwen2-7B and Vicuna-13B).
+        row_separator_id (`int`, *optional*, defaults to 13):
+            The text model's token whose embedding ends a row (released code: 13 for every text model).
+        slice_separator_id (`int`, *optional*, defaults to 29892):
+            The text model's token whose embedding separates slices (released code: 29892 for every text model).
+        vision_feature_layer (`int`, *optional*, defaults to -2):
+            Index into the tower's hidden states of the one that is read; layers past it are kept but not run.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the text model's input and output embeddings are one tensor. Defaults to what `text_config` says.
+
+    Raises:
+        ValueError: if a value is out of range, a key unknown, or the parts do not fit together.
+    """
+
+    model_type = "llava_uhd_v2"
+    sub_configs: ClassVar[dict[str, type]] = {
+        "vision_config": AutoConfig,
+        "text_config": AutoConfig,
+        "projector_config": LlavaUhdV2ProjectorConfig,
+    }
+    keys_to_ignore_at_inference = ["past_key_values", "image_hidden_states"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projector_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 32000
+    token_layout: Literal["spatial", "sequential"] = "spatial"
+    row_separator_id: int = 13
+    slice_separator_id: int = 29892
+    vision_feature_layer: int = -2
+    tie_word_embeddings: bool | None = None
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown_keys(self, kwargs)
+        _refuse_wrong_types(self)
+        self.vision_config = _resolve_sub_config(self.vision_config, DEFAULT_VISION_CONFIG)
+        self.text_config = _resolve_sub_config(self.text_config, DEFAULT_TEXT_CONFIG)
+        if not isinstance(self.projector_config, LlavaUhdV2ProjectorConfig):
+            self.projector_config = LlavaUhdV2ProjectorConfig(**(self.projector_config or {}))
+        super().__post_init__(**kwargs)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        if self.projector_config.num_attention_heads is None:
+            self.projector_config.num_attention_heads = max(self.text_config.hidden_size // 128, 1)
+        self._check_vision()
+        self._check_text()
+
+    def _check_text(self):
+        width, heads = self.text_config.hidden_size, self.projector_config.num_attention_heads
+        if width % heads:
+            raise ValueError(
+                f"The text model's `hidden_size`={width} is not divisible by the projector's "
+                f"`num_attention_heads`={heads}; choose a divisor."
+            )
+        if width % 4:
+            raise ValueError(
+                f"The text model's `hidden_size`={width} must be a multiple of 4 for the 2D sine-cosine positions."
+            )
+        for name in ("image_token_id", "row_separator_id", "slice_separator_id"):
+            token_id = getattr(self, name)
+            if not 0 <= token_id < self.text_config.vocab_size:
+                raise ValueError(
+                    f"`{name}`={token_id} is outside the text model's vocabulary of {self.text_config.vocab_size} ids."
+                )
+
+    def _check_vision(self):
+        vision = self.vision_config
+        if vision.model_type not in SUPPORTED_VISION_MODELS:
+            raise ValueError(
+                f"A vision tower of type `{vision.model_type}` is not supported; use one of "
+                f"{', '.join(SUPPORTED_VISION_MODELS)}."
+            )
+        count, layer = vision.num_hidden_layers, self.vision_feature_layer
+        if not -(count + 1) <= layer <= count:
+            raise ValueError(
+                f"`vision_feature_layer`={layer} is outside the tower's {count + 1} hidden states "
+                f"({-(count + 1)} to {count})."
+            )
+        if vision.num_channels != 3:
+            raise ValueError(f"The vision tower must read 3 channels, its `num_channels` is {vision.num_channels}.")
+
+
+__all__ = ["LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]

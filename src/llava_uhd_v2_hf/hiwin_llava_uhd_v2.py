@@ -1,0 +1,171 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Hierarchical window attention: from the inverse semantic pyramid to a view's tokens (paper 3.3).
+
+Shape letters: v views, c ViT channels, d text width, h w grid of a level, q queries (= windows = tokens of a view),
+s query sets, p pooled cells of a window, k = levels * p keys of a window.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .geometry_llava_uhd_v2 import choose_pooling_grid
+from .vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+
+
+def sincos_position_table(query_grid: list[int], width: int) -> torch.Tensor:
+    """Initial 2D sine-cosine positions, (q, d): the first half of the channels tells the column, the second the row.
+
+    Each half is [sin | cos] with the frequencies 10000^(-k / (d / 4)) (released code).
+    """
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+
+    def encode(positions: torch.Tensor) -> torch.Tensor:
+        angles = positions[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in query_grid), indexing="ij")
+    return torch.cat([encode(columns.flatten()), encode(rows.flatten())], dim=1).float()
+
+
+def roi_align_weights(length: int, windows: int, cells: int, device: torch.device | None = None) -> torch.Tensor:
+    """RoI-align along one axis, as a matrix: (windows * cells, length) in float32.
+
+    The axis is cut into equal windows and each is pooled to `cells`. As in the released code (torchvision with
+    `aligned=False` and an adaptive number of samples): no half-pixel shift, a window shorter than a pixel is enlarged
+    to one, and samples that fall off the end of the map count as zero.
+    """
+    edges = (torch.arange(windows + 1, dtype=torch.float64) * length / windows).float()
+    starts, window_length = edges[:-1], (edges[1:] - edges[:-1]).clamp(min=1)
+    samples = max(math.ceil(length / (windows * cells)), 1)
+    cell_length = (window_length / cells)[:, None, None]
+    cell_starts = torch.arange(cells)[:, None] * cell_length
+    positions = starts[:, None, None] + cell_starts + (torch.arange(samples) + 0.5) * cell_length / samples
+    positions = positions.reshape(-1, 1)
+
+    inside = positions <= length
+    positions = positions.clamp(max=length - 1)
+    distances = (positions - torch.arange(length)).abs()
+    weights = (1 - distances).clamp(min=0) * inside
+    return weights.reshape(windows * cells, samples, length).mean(dim=1).to(device)
+
+
+def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[int, int]) -> torch.Tensor:
+    """Cuts maps into equal windows and pools each by RoI-align: (v, h, w, d) -> (v, q, p, d)."""
+    views, height, width, channels = maps.shape
+    (rows, columns), (pool_rows, pool_columns) = query_grid, pooling_grid
+    along_rows = roi_align_weights(height, rows, pool_rows, maps.device)
+    along_columns = roi_align_weights(width, columns, pool_columns, maps.device)
+    pooled = torch.einsum("yh,vhwd->vywd", along_rows, maps.float())
+    pooled = torch.einsum("xw,vywd->vyxd", along_columns, pooled).to(maps.dtype)
+    pooled = pooled.view(views, rows, pool_rows, columns, pool_columns, channels).transpose(2, 3)
+    return pooled.reshape(views, rows * columns, pool_rows * pool_columns, channels)
+
+
+class LlavaUhdV2WindowAttention(nn.Module):
+    """Condenses the pyramid into one token a window: each query attends to its window on all levels (paper eq. 4, 5).
+
+    Beyond the paper, as in the released code: several query sets that share one attention and are mixed afterwards,
+    layer norms, and key positions that are pooled together with the features.
+    """
+
+    def __init__(self, config: LlavaUhdV2Config):
+        super().__init__()
+        projector = config.projector_config
+        channels, width = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.levels = projector.levels
+        self.query_grid = projector.query_grid
+        self.pooling_grids = projector.pooling_grids
+        self.num_heads = projector.num_attention_heads
+        queries, sets = math.prod(projector.query_grid), projector.num_query_sets
+
+        self.level_projections = nn.ModuleDict({str(level): nn.Linear(channels, width) for level in self.levels})
+        self.level_embeddings = nn.Parameter(torch.zeros(len(self.levels), width))
+        self.position_embeddings = nn.Parameter(torch.zeros(queries, width))
+        self.queries = nn.Parameter(torch.zeros(sets, queries, width))
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.mix = nn.Linear(sets * width, width)
+        self.projection = nn.Linear(width, width, bias=False)
+        self.norm_query = nn.LayerNorm(width, eps=projector.layer_norm_eps)
+        self.norm_features = nn.LayerNorm(width, eps=projector.layer_norm_eps)
+        self.norm_attention = nn.LayerNorm(width, eps=projector.layer_norm_eps)
+        self.norm_output = nn.LayerNorm(width, eps=projector.layer_norm_eps)
+
+    def positions(self, height: int, width: int) -> torch.Tensor:
+        """The position table resized to a level: (h, w, d), in the dtype of the weights."""
+        table = self.position_embeddings.float().unflatten(0, self.query_grid).permute(2, 0, 1)[None]
+        resized = F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False)
+        return resized[0].permute(1, 2, 0).to(self.position_embeddings.dtype)
+
+    def keys_and_values(self, pyramid: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pools every level into its windows: maps (v, c, h, w) -> keys and values, each (v, q, k, d)."""
+        height, width = pyramid[0].shape[-2:]
+        pooling_grid = choose_pooling_grid(height, width, self.pooling_grids)
+        keys, values = [], []
+        for index, level in enumerate(self.levels):
+            maps = pyramid[level].permute(0, 2, 3, 1)
+            value = self.norm_features(self.level_projections[str(level)](maps))
+            key = value + self.positions(*maps.shape[1:3]) + self.level_embeddings[index]
+            keys.append(pool_windows(key, self.query_grid, pooling_grid))
+            values.append(pool_windows(value, self.query_grid, pooling_grid))
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2)
+
+    def attend(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Multi-head attention of all query sets inside each window: (v, q, k, d) twice -> (v, q, s, d)."""
+        query = self.query(self.norm_query(self.queries) + self.position_embeddings)
+
+        def split_heads(states: torch.Tensor) -> torch.Tensor:
+            return states.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+        attended = F.scaled_dot_product_attention(
+            split_heads(query.transpose(0, 1)).expand(keys.shape[0], -1, -1, -1, -1),
+            split_heads(self.key(keys)),
+            split_heads(self.value(values)),
+        )
+        return self.output(attended.transpose(-2, -3).flatten(-2))
+
+    def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            pyramid: levels 0 to the highest one used, each (v, c, 2^l h, 2^l w).
+
+        Returns:
+            (v, q, d): the tokens of each view, in row-major order of the windows.
+        """
+        attended = self.norm_attention(self.attend(*self.keys_and_values(pyramid)))
+        return self.projection(self.norm_output(self.mix(attended.flatten(2))))
+
+
+class LlavaUhdV2Projector(nn.Module):
+    """The Hiwin projector: up-sampling into the inverse semantic pyramid, then hierarchical window attention.
+
+    This is the order of operations of the paper and the released code, and so the definition of the numbers.
+    """
+
+    def __init__(self, config: LlavaUhdV2Config):
+        super().__init__()
+        projector = cast(LlavaUhdV2ProjectorConfig, config.projector_config)
+        self.upsampler: nn.Module
+        if projector.upsampler == "vdim":
+            self.upsampler = LlavaUhdV2Upsampler(projector, config.vision_config.hidden_size)
+        else:
+            self.upsampler = LlavaUhdV2BilinearUpsampler(projector)
+        self.window_attention = LlavaUhdV2WindowAttention(config)
+
+    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features: (v, c, h, w) from the vision tower.
+            pixels: (v, 3, patch * h, patch * w), the normalised views.
+
+        Returns:
+            (v, q, d): the tokens of each view.
+        """
+        return self.window_attention(self.upsampler(features, pixels))

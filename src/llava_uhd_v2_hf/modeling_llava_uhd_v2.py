@@ -1,0 +1,382 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""LLaVA-UHD v2: vision encoder, token layout and causal language model.
+
+Shape letters: i images, b batch, n tokens of the prompt, n_i tokens of image i, d text width.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .geometry_llava_uhd_v2 import SlicePlan, token_layout
+from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
+from .text_llava_uhd_v2 import build_lm_head, scale_logits
+from .vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
+from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+
+
+@dataclass
+class LlavaUhdV2ModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Outputs of [`LlavaUhdV2Model`].
+
+    Args:
+        last_hidden_state: (b, n, d).
+        past_key_values: the cache, with `use_cache`.
+        image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class LlavaUhdV2CausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    Outputs of [`LlavaUhdV2ForConditionalGeneration`].
+
+    Args:
+        loss: next-token cross-entropy over labels other than -100, with `labels`.
+        logits: (b, n, vocabulary), of the last positions only with `logits_to_keep`.
+        past_key_values: the cache, with `use_cache`.
+        image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
+
+
+class LlavaUhdV2PreTrainedModel(PreTrainedModel):
+    config: LlavaUhdV2Config
+    config_class = LlavaUhdV2Config
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LlavaUhdV2VisionEncoder"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Initialises what the up-sampler and the window attention hold; the sub-models initialise themselves."""
+        std = self.config.projector_config.initializer_range
+        if isinstance(module, LlavaUhdV2UpsamplerStage):
+            init.zeros_(module.range_temperature)
+            init.ones_(module.spatial_width)
+            for convolution in (module.range_in, module.range_out, module.residual_in, module.residual_out):
+                bound = 1 / math.sqrt(convolution.in_channels)
+                init.uniform_(convolution.weight, -bound, bound)
+                init.uniform_(convolution.bias, -bound, bound)
+        elif isinstance(module, LlavaUhdV2WindowAttention):
+            init.zeros_(module.level_embeddings)
+            init.copy_(module.position_embeddings, sincos_position_table(module.query_grid, module.queries.shape[-1]))
+            init.trunc_normal_(module.queries, std=std)
+        elif isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
+    """The vision encoder and the base of the language model, without its head."""
+
+    def __init__(self, config: LlavaUhdV2Config):
+        super().__init__(config)
+        self.visual = LlavaUhdV2VisionEncoder(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | list[torch.Tensor],
+        image_sizes: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """
+        Encodes images into the tokens that the language model reads (paper 3.2 to 3.4).
+
+        Args:
+            pixel_values: (i, p_max, 3 * patch * patch), or a list of such rows of unequal length: the patches of each
+                image, view by view, as the image processor packs them.
+            image_sizes: (i, 6), the slice plan of each image as the image processor returns it.
+            output_hidden_states: whether to return the tower's hidden states.
+            output_attentions: whether to return the tower's attention weights (with the `eager` implementation).
+
+        Returns:
+            `pooler_output`: a list with one (n_i, d) tensor an image, separators included, in the order in which they
+            stand in the prompt. `last_hidden_state`: (i, p_max, c), the tower's features laid out like `pixel_values`;
+            `hidden_states` likewise, one for the embeddings and one for each layer that runs.
+
+        Raises:
+            ValueError: if `image_sizes` is missing or is no slice plan, or the patches don't fit it.
+        """
+        plans = self._read_plans(pixel_values, image_sizes)
+        dtype = self.visual.projector.window_attention.queries.dtype
+        config = self.config.vision_config
+        encoded = self.visual(
+            [row.to(dtype) for row in pixel_values],
+            plans,
+            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+        )
+        query_grid = tuple(self.config.projector_config.query_grid)
+        separators = self._embed_separators(encoded.features.device).to(encoded.tokens[0].dtype)
+        images = []
+        for plan, tokens in zip(plans, encoded.tokens, strict=True):
+            order = token_layout(plan.grid, query_grid, self.config.token_layout)
+            # separators are counted from the end: -1 is the row separator, -2 the slice separator
+            images.append(torch.cat([tokens, separators])[torch.tensor(order, device=tokens.device)])
+        return BaseModelOutputWithPooling(
+            last_hidden_state=encoded.features,
+            pooler_output=images,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _embed_separators(self, device: torch.device) -> torch.Tensor:
+        """Embeddings of the slice and the row separator: (2, d)."""
+        ids = torch.tensor([self.config.slice_separator_id, self.config.row_separator_id], device=device)
+        return self.get_input_embeddings()(ids)
+
+    def _read_plans(
+        self, pixel_values: torch.Tensor | list[torch.Tensor], image_sizes: torch.Tensor | None
+    ) -> list[SlicePlan]:
+        if image_sizes is None:
+            raise ValueError("`pixel_values` needs `image_sizes`, the slice plans that the image processor returns.")
+        patch_size = self.config.vision_config.patch_size
+        plans = [SlicePlan.from_image_size(row, patch_size) for row in torch.as_tensor(image_sizes).tolist()]
+        if len(plans) != len(pixel_values):
+            raise ValueError(f"`pixel_values` has {len(pixel_values)} images, `image_sizes` has {len(plans)} rows.")
+        for image, (row, plan) in enumerate(zip(pixel_values, plans, strict=True)):
+            patches, numbers = plan.num_patches(patch_size), 3 * patch_size**2
+            if row.ndim != 2 or row.shape[0] < patches or row.shape[1] != numbers:
+                raise ValueError(
+                    f"Image {image} has `pixel_values` of shape {tuple(row.shape)}, but its row of `image_sizes` "
+                    f"names {patches} patches of {numbers} numbers."
+                )
+        return plans
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """Where the image tokens stand: (b, n, 1).
+
+        Raises:
+            ValueError: if the prompt has more or fewer image tokens than the images, with both counts.
+        """
+        if input_ids is not None:
+            mask = input_ids == self.config.image_token_id
+        else:
+            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        torch_compilable_check(
+            mask.sum() == len(image_features),
+            lambda: (
+                f"The prompts have {mask.sum()} image tokens, but the images make {len(image_features)}. Use the "
+                "processor that belongs to the model, and don't cut the prompt."
+            ),
+        )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    def _touch_vision(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Adds nothing, through the whole vision encoder: a view of one patch, weighted zero.
+
+        A batch without images then gives every trained parameter a gradient (of zero) and, where the model is
+        sharded, takes part in the same collectives as the batches with images on other ranks.
+        """
+        patch_size = self.config.vision_config.patch_size
+        pixel_values = inputs_embeds.new_zeros(1, 1, 3 * patch_size**2)
+        plan = SlicePlan((0, 0), (0, 0), (patch_size, patch_size))
+        return inputs_embeds + 0.0 * self.visual(pixel_values, [plan]).tokens[0].sum()
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LlavaUhdV2ModelOutputWithPast:
+        """
+        Args:
+            input_ids: (b, n), each image as its run of `config.image_token_id`.
+            pixel_values: (i, p_max, 3 * patch * patch), see [`~LlavaUhdV2Model.get_image_features`].
+            image_sizes: (i, 6), the slice plans.
+            attention_mask: (b, n), 1 for tokens and 0 for padding.
+            position_ids: (b, n).
+            past_key_values: cache of earlier tokens.
+            inputs_embeds: (b, n, d), instead of `input_ids`.
+            use_cache: whether to return a cache.
+            mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
+            kwargs: handed to the language model.
+
+        Raises:
+            ValueError: if inputs contradict each other, or image tokens and images differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        if pixel_values is not None and mm_encoder_outputs:
+            raise ValueError("Pass either `pixel_values` or `mm_encoder_outputs`, not both.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        image_outputs = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None and len(pixel_values):
+            image_outputs = self.get_image_features(pixel_values, image_sizes, return_dict=True)
+        image_features = None
+        if image_outputs is not None:
+            image_features = torch.cat(list(image_outputs.pooler_output))
+            image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        elif self.training:
+            inputs_embeds = self._touch_vision(inputs_embeds)
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return LlavaUhdV2ModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+
+
+class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMixin):
+    """LLaVA-UHD v2: reads images and text and generates text."""
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: LlavaUhdV2Config):
+        super().__init__(config)
+        lm_head = build_lm_head(config.text_config)
+        self.model = LlavaUhdV2Model(config)
+        self.lm_head = lm_head
+        self._tied_weights_keys = {"lm_head.weight": self._input_embedding_name()}
+        self.post_init()
+
+    def _input_embedding_name(self) -> str:
+        embeddings = self.model.language_model.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        return f"{name}.weight"
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.lm_head = new_embeddings
+
+    def get_image_features(
+        self, pixel_values: torch.Tensor | list[torch.Tensor], image_sizes: torch.Tensor, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images, see [`~LlavaUhdV2Model.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LlavaUhdV2CausalLMOutputWithPast:
+        """
+        Args:
+            input_ids: (b, n), each image as its run of `config.image_token_id`.
+            pixel_values: (i, p_max, 3 * patch * patch), see [`~LlavaUhdV2Model.get_image_features`].
+            image_sizes: (i, 6), the slice plans.
+            attention_mask: (b, n), 1 for tokens and 0 for padding.
+            position_ids: (b, n).
+            past_key_values: cache of earlier tokens.
+            inputs_embeds: (b, n, d), instead of `input_ids`.
+            labels: (b, n), -100 where nothing is predicted.
+            use_cache: whether to return a cache.
+            logits_to_keep: the last positions (a number, 0 for all) or the positions (a tensor) that get logits.
+            mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
+            kwargs: handed to the language model and the loss function.
+
+        Raises:
+            ValueError: if inputs contradict each other, or image tokens and images differ in number.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return LlavaUhdV2CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, pixel_values=None, image_sizes=None, is_first_iteration=False, **kwargs
+    ):
+        """Hands the images on in the first iteration only; afterwards they are in the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["pixel_values"] = pixel_values
+            inputs["image_sizes"] = image_sizes
+        return inputs
+
+
+__all__ = ["LlavaUhdV2ForConditionalGeneration", "LlavaUhdV2Model", "LlavaUhdV2PreTrainedModel"]

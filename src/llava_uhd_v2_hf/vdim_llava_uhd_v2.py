@@ -1,0 +1,146 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Visual detail injection: from one ViT feature map to the inverse semantic pyramid (paper 3.2 and A.2).
+
+Shape letters: v views, c channels, h w grid of a level, t = k * k taps of a k * k neighbourhood.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+
+
+# Constants of the released code; the paper's equations (6) to (8) have neither residuals nor clamps.
+RESIDUAL_SCALE = 0.1
+TEMPERATURE_RANGE = (1e-4, 1e4)
+SMALLEST_KERNEL_SUM = 1e-7
+
+
+def pad_by_reflection(maps: torch.Tensor, radius: int) -> torch.Tensor:
+    """Pads (v, c, h, w) by `radius` on each side; replicates along an axis too short to be reflected."""
+    height, width = maps.shape[-2:]
+    maps = F.pad(maps, (radius, radius, 0, 0), mode="reflect" if width > radius else "replicate")
+    return F.pad(maps, (0, 0, radius, radius), mode="reflect" if height > radius else "replicate")
+
+
+def neighbours(maps: torch.Tensor, kernel_size: int):
+    """Yields the neighbours of every pixel, tap by tap in row-major order, each (v, c, h, w) like `maps`."""
+    height, width = maps.shape[-2:]
+    padded = pad_by_reflection(maps, kernel_size // 2)
+    for row in range(kernel_size):
+        for column in range(kernel_size):
+            yield padded[..., row : row + height, column : column + width]
+
+
+class LlavaUhdV2UpsamplerStage(nn.Module):
+    """Doubles the resolution of feature maps with a kernel that the pixels choose (paper A.2, eq. 6 to 8).
+
+    Beyond the paper, as in the released code: a residual network corrects the kernel, the temperature and the kernel's
+    sum are clamped, and distances are measured on [-1, 1] across the neighbourhood.
+    """
+
+    def __init__(self, config: LlavaUhdV2ProjectorConfig):
+        super().__init__()
+        taps = config.upsampler_kernel_size**2
+        self.kernel_size = config.upsampler_kernel_size
+        self.range_temperature = nn.Parameter(torch.zeros(()))
+        self.spatial_width = nn.Parameter(torch.ones(()))
+        self.range_in = nn.Conv2d(3, config.upsampler_guidance_size, 1)
+        self.range_out = nn.Conv2d(config.upsampler_guidance_size, config.upsampler_guidance_size, 1)
+        self.residual_in = nn.Conv2d(taps + 3, taps, 1)
+        self.residual_out = nn.Conv2d(taps, taps, 1)
+        self.dropout = nn.Dropout2d(config.upsampler_dropout)
+
+    def range_weights(self, guidance: torch.Tensor) -> torch.Tensor:
+        """Softmax over the similarities of each pixel with its neighbours: (v, 3, h, w) -> (v, t, h, w), eq. 8."""
+        projected = self.range_out(self.dropout(F.gelu(self.range_in(guidance)))).float()
+        similarities = [(projected * neighbour).sum(1) for neighbour in neighbours(projected, self.kernel_size)]
+        temperature = self.range_temperature.float().exp().clamp(*TEMPERATURE_RANGE)
+        return (temperature * torch.stack(similarities, dim=1)).softmax(dim=1)
+
+    def spatial_weights(self) -> torch.Tensor:
+        """Decay with the distance from the centre: (t, 1, 1), eq. 7."""
+        offsets = torch.linspace(-1, 1, self.kernel_size, device=self.spatial_width.device)
+        squared_distances = offsets[:, None] ** 2 + offsets[None, :] ** 2
+        decay = torch.exp(-squared_distances / (2 * self.spatial_width.float() ** 2))
+        return decay.flatten()[:, None, None]
+
+    def kernels(self, guidance: torch.Tensor) -> torch.Tensor:
+        """The weights of each pixel's neighbours, in float32: (v, 3, h, w) -> (v, t, h, w)."""
+        kernels = self.range_weights(guidance) * self.spatial_weights()
+        kernels = kernels / kernels.sum(dim=1, keepdim=True).clamp(min=SMALLEST_KERNEL_SUM)
+        residual = torch.cat([kernels.to(guidance.dtype), guidance], dim=1)
+        residual = self.residual_out(self.dropout(F.gelu(self.residual_in(residual))))
+        return kernels + RESIDUAL_SCALE * residual.float()
+
+    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features: (v, c, h, w).
+            pixels: (v, 3, patch * h0, patch * w0), the normalised views, whatever the level.
+
+        Returns:
+            (v, c, 2h, 2w) in the dtype of `features`.
+        """
+        height, width = 2 * features.shape[-2], 2 * features.shape[-1]
+        guidance = F.adaptive_avg_pool2d(pixels.float(), (height, width)).to(self.range_in.weight.dtype)
+        kernels = self.kernels(guidance)
+        finer = F.interpolate(features.float(), size=(height, width), mode="bicubic", align_corners=False)
+        mixed = torch.zeros_like(finer)
+        for tap, neighbour in enumerate(neighbours(finer, self.kernel_size)):
+            mixed = mixed + kernels[:, tap : tap + 1] * neighbour
+        return mixed.to(features.dtype)
+
+
+class LlavaUhdV2Upsampler(nn.Module):
+    """Visual detail injection module: stages of x2 up-sampling that build the inverse semantic pyramid.
+
+    A 1x1 fix-up corrects the top level; in the three-step stack it corrects every level, before the next step
+    (released code).
+    """
+
+    def __init__(self, config: LlavaUhdV2ProjectorConfig, channels: int):
+        super().__init__()
+        steps = max(config.levels)
+        self.stages = nn.ModuleList(LlavaUhdV2UpsamplerStage(config) for _ in range(steps))
+        corrected = range(1, steps + 1) if steps == 3 else range(max(steps, 1), steps + 1)
+        self.fixups = nn.ModuleDict({str(level): nn.Linear(channels, channels) for level in corrected})
+        self.dropout = nn.Dropout2d(config.fixup_dropout)
+
+    def fix_up(self, features: torch.Tensor, level: int) -> torch.Tensor:
+        """Adds a tenth of a linear map of the channels, where the level has one: (v, c, h, w) -> (v, c, h, w)."""
+        if str(level) not in self.fixups:
+            return features
+        correction = self.fixups[str(level)](self.dropout(features).movedim(1, -1)).movedim(-1, 1)
+        return features + RESIDUAL_SCALE * correction
+
+    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """
+        Args:
+            features: (v, c, h, w), level 0.
+            pixels: (v, 3, patch * h, patch * w), the normalised views.
+
+        Returns:
+            Every level from 0 to the highest: (v, c, 2^l h, 2^l w).
+        """
+        pyramid = [features]
+        for level, stage in enumerate(self.stages, start=1):
+            pyramid.append(self.fix_up(stage(pyramid[-1], pixels), level))
+        return pyramid
+
+
+class LlavaUhdV2BilinearUpsampler(nn.Module):
+    """The baseline of the paper's table 3: every level is the ViT's map resized bilinearly. It has no weights."""
+
+    def __init__(self, config: LlavaUhdV2ProjectorConfig):
+        super().__init__()
+        self.steps = max(config.levels)
+
+    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """As [`LlavaUhdV2Upsampler`]; `pixels` play no part."""
+        scaled = [
+            F.interpolate(features, scale_factor=2.0**level, mode="bilinear", align_corners=False)
+            for level in range(1, self.steps + 1)
+        ]
+        return [features, *scaled]

@@ -1,0 +1,218 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""From the packed patches of images to the tokens of their views: vision tower and projector, view size by view size.
+
+Shape letters: i images, v views of one size, n patches of a view, c ViT channels, h w patch grid, q tokens of a view,
+d text width.
+"""
+
+import contextlib
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, PreTrainedModel
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .geometry_llava_uhd_v2 import SlicePlan
+from .hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+
+
+@dataclass
+class EncodedViews:
+    """What the vision encoder makes of a batch of images.
+
+    Args:
+        tokens: one (views * q, d) tensor an image: the tokens of its views, in the order of the plan.
+        features: (i, p_max, c), the tower's features that were read, laid out like `pixel_values`.
+        hidden_states: the input of every layer that ran and the output of the last one, each like `features`.
+        attentions: for every layer that ran, one (v, heads, n, n) tensor a view size (class token included).
+    """
+
+    tokens: list[torch.Tensor]
+    features: torch.Tensor
+    hidden_states: tuple[torch.Tensor, ...] | None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None
+
+
+def tower_layers(tower: PreTrainedModel) -> nn.ModuleList:
+    return tower.encoder.layer if tower.config.model_type == "dinov2" else tower.encoder.layers
+
+
+def num_prefix_tokens(tower: PreTrainedModel) -> int:
+    """Tokens before the patches: the class token, which SigLIP doesn't have."""
+    return 0 if tower.config.model_type == "siglip_vision_model" else 1
+
+
+def num_read_layers(config: LlavaUhdV2Config) -> int:
+    """How many layers run until the hidden state `config.vision_feature_layer` is there."""
+    layer, count = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    return layer if layer >= 0 else count + 1 + layer
+
+
+def embed_views(tower: PreTrainedModel, views: torch.Tensor) -> torch.Tensor:
+    """The tower's embeddings for views of any size, positions interpolated: (v, 3, H, W) -> (v, prefix + n, c).
+
+    The tower's own interpolation reads its position table as `.weight`, which is empty while the model is off-loaded:
+    here every embedding module is called.
+    """
+    embeddings = tower.embeddings
+    if tower.config.model_type == "dinov2":
+        return embeddings(views)
+
+    patches = embeddings.patch_embedding(views.to(embeddings.patch_embedding.weight.dtype))
+    grid = patches.shape[-2:]
+    prefix = num_prefix_tokens(tower)
+    positions = embeddings.position_embedding(torch.arange(embeddings.num_positions, device=patches.device))
+    states = patches.flatten(2).transpose(1, 2) + resize_positions(positions[prefix:], grid)
+    if not prefix:
+        return states
+    # the class token lies in the module itself, which has to be called for it: any image of its native size will do
+    native = views.new_zeros(1, 3, embeddings.image_size, embeddings.image_size)
+    class_token = embeddings(native)[:, :1]
+    return torch.cat([class_token.expand(len(views), -1, -1), states], dim=1)
+
+
+def resize_positions(positions: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+    """Bicubic interpolation of a square position table: (side * side, c) -> (h * w, c)."""
+    side = int(len(positions) ** 0.5)
+    if grid == (side, side):
+        return positions
+    table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
+    return resized[0].flatten(1).T.to(positions.dtype)
+
+
+@contextlib.contextmanager
+def record_attentions(layers: nn.ModuleList, record: bool):
+    """Collects the attention weights of `layers`, in the order in which they run."""
+    weights: list[torch.Tensor] = []
+    attentions = [getattr(layer, "self_attn", None) or layer.attention for layer in layers] if record else []
+    hooks = [module.register_forward_hook(lambda _, __, output: weights.append(output[1])) for module in attentions]
+    try:
+        yield weights
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class LlavaUhdV2VisionEncoder(nn.Module):
+    """Vision tower and projector, with the whole loop over views inside.
+
+    Views are batched by their size (an image has at most two). Where the model is sharded this module is one unit, so
+    every rank issues the same collectives, however many view sizes its images have.
+    """
+
+    def __init__(self, config: LlavaUhdV2Config):
+        super().__init__()
+        self.patch_size = config.vision_config.patch_size
+        self.num_read_layers = num_read_layers(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.projector = LlavaUhdV2Projector(config)
+        self.freeze_unread_parameters()
+
+    def train(self, mode: bool = True):
+        """As `nn.Module.train`; freezes again what is never read, since loading weights makes everything trainable."""
+        self.freeze_unread_parameters()
+        return super().train(mode)
+
+    def freeze_unread_parameters(self):
+        """Freezes what comes after the hidden state that is read: it is kept for export, but never runs."""
+        read = {self.vision_tower.embeddings, *tower_layers(self.vision_tower)[: self.num_read_layers]}
+        if hasattr(self.vision_tower, "pre_layrnorm"):
+            read.add(self.vision_tower.pre_layrnorm)
+        used = {parameter for module in read for parameter in module.parameters()}
+        used.discard(getattr(self.vision_tower.embeddings, "mask_token", None))
+        for parameter in self.vision_tower.parameters():
+            if parameter not in used:
+                parameter.requires_grad_(False)
+
+    def run_tower(self, views: torch.Tensor, **kwargs) -> list[torch.Tensor]:
+        """Hidden states of the tower from the embeddings up to the one that is read: each (v, prefix + n, c)."""
+        embeddings = embed_views(self.vision_tower, views)
+        if hasattr(self.vision_tower, "pre_layrnorm"):
+            embeddings = self.vision_tower.pre_layrnorm(embeddings)
+        states = [embeddings]
+        for layer in tower_layers(self.vision_tower)[: self.num_read_layers]:
+            states.append(layer(states[-1], attention_mask=None, **kwargs))
+        return states
+
+    def encode_views(self, views: torch.Tensor, **kwargs) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Encodes views of one size.
+
+        Args:
+            views: (v, 3, patch * h, patch * w), normalised.
+
+        Returns:
+            The views' tokens, (v, q, d), and the tower's hidden states without class token, each (v, h * w, c).
+        """
+        prefix = num_prefix_tokens(self.vision_tower)
+        hidden_states = [states[:, prefix:] for states in self.run_tower(views, **kwargs)]
+        grid = (views.shape[-2] // self.patch_size, views.shape[-1] // self.patch_size)
+        features = hidden_states[-1].transpose(1, 2).unflatten(2, grid)
+        return self.projector(features, views), hidden_states
+
+    def unpack_view(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Puts the patches of a view together: (h * w, 3 * patch * patch) -> (3, patch * h, patch * w)."""
+        rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
+        patches = patches.reshape(rows, columns, -1, self.patch_size, self.patch_size)
+        return patches.permute(2, 0, 3, 1, 4).reshape(-1, *size)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | list[torch.Tensor],
+        plans: list[SlicePlan],
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **kwargs,
+    ) -> EncodedViews:
+        """
+        Args:
+            pixel_values: (i, p_max, 3 * patch * patch), or a list of such rows of unequal length: the patches of each
+                image, view by view; what lies behind the last view is ignored.
+            plans: one an image.
+            output_hidden_states: whether to return every hidden state.
+            output_attentions: whether to return attention weights (needs the `eager` implementation).
+            kwargs: handed to the tower's layers.
+        """
+        views, places = defaultdict(list), defaultdict(list)
+        for image, plan in enumerate(plans):
+            start = 0
+            for place, size in enumerate(plan.view_sizes):
+                count = (size[0] // self.patch_size) * (size[1] // self.patch_size)
+                views[size].append(self.unpack_view(pixel_values[image][start : start + count], size))
+                places[size].append((image, place))
+                start += count
+
+        tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        layers = tower_layers(self.vision_tower)[: self.num_read_layers]
+        with record_attentions(layers, output_attentions) as attentions:
+            for size, group in views.items():
+                group_tokens, hidden_states = self.encode_views(torch.stack(group), **kwargs)
+                kept = torch.stack(hidden_states if output_hidden_states else hidden_states[-1:], dim=1)
+                for index, (image, place) in enumerate(places[size]):
+                    tokens[image][place] = group_tokens[index]
+                    states[image][place] = kept[index]
+
+        length = max(len(row) for row in pixel_values)
+        packed = pack_rows([torch.cat(image_states, dim=1) for image_states in states], length)
+        return EncodedViews(
+            tokens=[torch.cat(image_tokens) for image_tokens in tokens],
+            features=packed[-1],
+            hidden_states=tuple(packed) if output_hidden_states else None,
+            attentions=tuple(zip(*batched(attentions, len(layers)), strict=True)) if output_attentions else None,
+        )
+
+
+def pack_rows(rows: list[torch.Tensor], length: int) -> torch.Tensor:
+    """Pads one (layers, patches, c) tensor an image to (layers, i, length, c)."""
+    padded = pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True)
+    padded = F.pad(padded, (0, 0, 0, 0, 0, length - padded.shape[1]))
+    return padded.permute(2, 0, 1, 3)
+
+
+def batched(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

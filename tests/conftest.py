@@ -1,0 +1,110 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Fixtures that several test files share: the recordings, a tiny model, a tiny converted checkpoint."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import gzip  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
+
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+
+torch.set_num_threads(1)
+
+
+def set_fixed_weights(model: nn.Module) -> None:
+    """Fills every parameter from its position alone: no random generator, so recorded numbers outlive torch versions.
+
+    Matrices get a standard deviation of 1 / sqrt(fan-in), so that activations keep their scale; gains lie around one.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            index = torch.arange(parameter.numel(), dtype=torch.float64) + len(name)
+            values = ((index * index * 0.6180339887498949) % 1 - 0.5).view(parameter.shape)  # in [-0.5, 0.5)
+            if parameter.ndim > 1:
+                values *= (12 / parameter[0].numel()) ** 0.5
+            elif parameter.ndim == 0 or name.endswith("weight"):
+                values = 1 + values / 4
+            parameter.copy_(values)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Recordings of the authors' code: the full set where the environment names it, else the subset in golden/."""
+    return Path(os.environ.get("LLAVA_UHD_V2_REFERENCE", GOLDEN))
+
+
+@pytest.fixture
+def tiny_config() -> LlavaUhdV2Config:
+    """Every feature of the default architecture at the smallest size: three levels, four query sets, 3x3 queries."""
+    return LlavaUhdV2Config(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 56,
+            "patch_size": 14,
+            "projection_dim": 32,
+        },
+        text_config={
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": 320,
+            "max_position_embeddings": 2048,
+            "pad_token_id": 0,
+        },
+        projector_config={"query_grid": [3, 3], "num_attention_heads": 2},
+        image_token_id=300,
+        row_separator_id=13,
+        slice_separator_id=44,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> LlavaUhdV2ForConditionalGeneration:
+    """A tiny model with fixed weights, in evaluation mode."""
+    model = LlavaUhdV2ForConditionalGeneration(tiny_config).eval()
+    set_fixed_weights(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def authors_checkpoint(tmp_path_factory) -> Path:
+    """A folder as the authors' code saves it: tiny random weights, config and the toy tokenizer."""
+    folder = tmp_path_factory.mktemp("authors")
+    recorded = GOLDEN / "e2e/c_llama/checkpoint"
+    with gzip.open(recorded / "model.safetensors.gz") as packed, open(folder / "model.safetensors", "wb") as target:
+        shutil.copyfileobj(packed, target)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copyfile(recorded / name, folder / name)
+    shutil.copytree(GOLDEN / "tokenizers/sentencepiece_llama_like", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted_checkpoint(authors_checkpoint, tmp_path_factory) -> Path:
+    """The same checkpoint after conversion; read it, don't write to it."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    vision_config = GOLDEN / "e2e/c_llama/checkpoint/vision_tower_config.json"
+    command = [sys.executable, ROOT / "convert/convert_checkpoint.py", authors_checkpoint, folder]
+    subprocess.run([*command, "--vision-config", vision_config], check=True)
+    return folder

@@ -1,0 +1,309 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Processor and chat templates: token ids, prompts and supervised tokens of the released code."""
+
+import json
+
+import jinja2
+import pytest
+import torch
+from PIL import Image
+from sentencepiece import SentencePieceProcessor
+from transformers import AddedToken, AutoTokenizer
+
+from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import (
+    PLAIN_TEMPLATE,
+    QWEN_CHATML_TEMPLATE,
+    VICUNA_V1_TEMPLATE,
+)
+from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from llava_uhd_v2_hf.processing_llava_uhd_v2 import LlavaUhdV2Processor
+
+
+SENTENCEPIECE, BYTE_LEVEL = "sentencepiece_llama_like", "byte_level_qwen_like"
+# recorded training format -> tokenizer, what follows an image, chat template
+FORMATS = {
+    "v1": (SENTENCEPIECE, " ", VICUNA_V1_TEMPLATE),
+    "qwen_1_5": (BYTE_LEVEL, "", QWEN_CHATML_TEMPLATE),
+    "plain": (SENTENCEPIECE, " ", PLAIN_TEMPLATE),
+    "plain_with_byte_level_tokenizer": (BYTE_LEVEL, "", PLAIN_TEMPLATE),
+}
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+@pytest.fixture(scope="module")
+def prompts(reference):
+    return json.loads((reference / "prompts.json").read_text())
+
+
+@pytest.fixture(scope="module", params=["fresh", "reloaded"])
+def processors(request, reference, tmp_path_factory):
+    """A processor for every recorded format, as built and as loaded again from its files."""
+    built = {}
+    for name, (tokenizer_name, image_suffix, template) in FORMATS.items():
+        tokenizer = AutoTokenizer.from_pretrained(reference / "tokenizers" / tokenizer_name, padding_side="left")
+        tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+        processor = LlavaUhdV2Processor(
+            LlavaUhdV2ImageProcessor(), tokenizer, image_suffix=image_suffix, chat_template=template
+        )
+        if request.param == "reloaded":
+            folder = tmp_path_factory.mktemp(name)
+            processor.save_pretrained(folder)
+            processor = LlavaUhdV2Processor.from_pretrained(folder)
+        built[name] = processor
+    return built
+
+
+@pytest.fixture
+def vicuna(processors):
+    return processors["v1"]
+
+
+@pytest.fixture
+def picture():
+    """An image small enough not to be sliced: 144 tokens."""
+    return Image.linear_gradient("L").resize((60, 40))
+
+
+def as_messages(conversation):
+    return [{"role": ROLES[role], "content": text} for role, text in conversation]
+
+
+def as_list_content(conversation, image):
+    """The same conversation with the image as an entry of its own, behind the text."""
+    messages = []
+    for message in as_messages(conversation):
+        content = [{"type": "text", "text": message["content"].replace("<image>", "").strip()}]
+        if "<image>" in message["content"]:
+            content.append({"type": "image", "image": image})
+        messages.append({**message, "content": content})
+    return messages
+
+
+def collapse(processor, ids):
+    """Runs of image tokens become one -200, the released code's mark; returns ids and the positions kept."""
+    kept = [
+        position
+        for position, token in enumerate(ids)
+        if token != processor.image_token_id or position == 0 or ids[position - 1] != token
+    ]
+    return [-200 if ids[position] == processor.image_token_id else ids[position] for position in kept], kept
+
+
+def recorded_cases(prompts, *formats):
+    cases = [(name, case) for name in formats for case in prompts["training"][name].values()]
+    assert cases
+    return cases
+
+
+def test_token_ids_are_the_recorded_ones(prompts, processors, picture):
+    for name, case in recorded_cases(prompts, *FORMATS):
+        processor = processors[name]
+        prompt = processor.apply_chat_template(as_messages(case["messages"]))
+        images = [picture] * prompt.count("<image>")
+        ids = processor(images=images, text=prompt)["input_ids"][0]
+        assert collapse(processor, ids)[0] == case["input_ids"], (name, prompt)
+        assert ids.count(processor.image_token_id) == 144 * len(images)
+
+
+def test_prompts_are_the_recorded_ones(prompts, processors, picture):
+    for name, recorded in (("v1", "v1"), ("v1", "vicuna_v1"), ("qwen_1_5", "qwen_1_5")):
+        assert prompts["prompts"][recorded]
+        for case in prompts["prompts"][recorded].values():
+            for render in (as_messages, lambda messages: as_list_content(messages, picture)):
+                messages = render(case["messages"])
+                assert processors[name].apply_chat_template(messages) == case["full"]
+                prompt = processors[name].apply_chat_template(messages[:-1], add_generation_prompt=True)
+                assert prompt == case["generation_prompt"]
+
+
+def test_supervised_tokens_are_the_recorded_ones(prompts, processors, picture):
+    for name, case in recorded_cases(prompts, "v1", "plain", "plain_with_byte_level_tokenizer"):
+        processor = processors[name]
+        out = processor.apply_chat_template(
+            as_list_content(case["messages"], picture),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            return_tensors="pt",
+        )
+        ids, kept = collapse(processor, out["input_ids"][0].tolist())
+        assert ids == case["input_ids"]
+        mask = [bool(out["assistant_masks"][0][position]) for position in kept]
+        assert mask == [label != -100 for label in case["labels"]]
+        assert torch.as_tensor(out["assistant_masks"])[out["input_ids"] == processor.image_token_id].sum() == 0
+
+
+def test_chatml_supervises_the_answers_and_their_end_tokens(prompts, processors, picture):
+    for _, case in recorded_cases(prompts, "qwen_1_5"):
+        processor = processors["qwen_1_5"]
+        out = processor.apply_chat_template(
+            as_list_content(case["messages"], picture),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        masked = [token for token, on in zip(out["input_ids"][0], out["assistant_masks"][0], strict=True) if on]
+        answers = [text + "<|im_end|>" for role, text in case["messages"] if role == "gpt"]
+        assert processor.tokenizer.decode(masked) == "".join(answers)
+
+
+def test_templates_place_images(processors):
+    image, text = {"type": "image"}, {"type": "text", "text": " first "}
+    other = {"type": "text", "text": "second"}
+    wanted = {
+        "<image>\nfirst second": [text, image, other],
+        "<image>": [image],
+        " first <image>\nsecond<image>\n": [text, image, other, image],
+        " first second": [text, other],
+    }
+    for rendered, content in wanted.items():
+        prompt = processors["qwen_1_5"].apply_chat_template([{"role": "user", "content": content}])
+        assert prompt.endswith(f"<|im_start|>user\n{rendered}<|im_end|>\n")
+
+
+def test_a_system_message_replaces_the_default(processors):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert processors["v1"].apply_chat_template(messages) == "Be brief. USER: Hi "
+    assert processors["qwen_1_5"].apply_chat_template(messages) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["v1", "qwen_1_5", "plain"])
+def test_templates_refuse_what_they_cannot_render(processors, name):
+    with pytest.raises(jinja2.TemplateError, match="'tool'"):
+        processors[name].apply_chat_template([{"role": "tool", "content": "x"}])
+    with pytest.raises(jinja2.TemplateError, match="'video'"):
+        processors[name].apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+
+
+def test_plain_template_keeps_the_image_alone(processors):
+    user = {"role": "user", "content": "Write a summary.\n<image>"}
+    answer = {"role": "assistant", "content": "a boat"}
+    plain = processors["plain"]
+    assert plain.apply_chat_template([user, answer]) == "<image>a boat\n"
+    assert plain.apply_chat_template([user], add_generation_prompt=True) == "<image>"
+    with pytest.raises(jinja2.TemplateError, match="one user message"):
+        plain.apply_chat_template([user, answer, user])
+    with pytest.raises(jinja2.TemplateError, match="needs an image"):
+        plain.apply_chat_template([{"role": "user", "content": "Hi"}])
+
+
+def test_each_piece_of_text_has_its_own_leading_space(vicuna, picture, reference):
+    """The released code tokenises the pieces of text between images apart, with sentencepiece itself."""
+    model_file = reference / "tokenizers" / SENTENCEPIECE / "tokenizer.model"
+    sentencepiece = SentencePieceProcessor(model_file=str(model_file))
+    for pieces in (["", "", " a", ""], ["See ", "\n", "\nWhat", "  "], ["", "a", "", "b"], ["x", " "]):
+        expected = [vicuna.tokenizer.bos_token_id, *sentencepiece.encode(pieces[0])]
+        for piece in pieces[1:]:
+            expected += [vicuna.image_token_id] * 144 + sentencepiece.encode(piece)
+        ids = vicuna(images=[picture] * (len(pieces) - 1), text="<image>".join(pieces))["input_ids"][0]
+        assert ids == expected, pieces
+
+
+@pytest.mark.parametrize(("layout", "expected"), [("spatial", 24 * 37 + 1 + 144), ("sequential", 145 * 6 + 144)])
+def test_an_image_takes_its_tokens_and_separators(vicuna, layout, expected):
+    processor = LlavaUhdV2Processor(vicuna.image_processor, vicuna.tokenizer, token_layout=layout, image_suffix=" ")
+    image = Image.new("RGB", (1008, 672))  # two rows of three slices
+    out = processor(images=image, text="<image>\nWhat?", return_tensors="pt")
+    assert out["image_sizes"].tolist() == [[2, 3, 336, 336, 266, 406]]
+    assert (out["input_ids"] == processor.image_token_id).sum() == expected
+
+    sizes = [(672, 1008), (40, 60), (2000, 300)]
+    counted = processor._get_num_multimodal_tokens(image_sizes=sizes)
+    assert counted.num_image_patches == [1, 1, 1]
+    assert counted.num_image_tokens[0] == expected
+    fewer = processor._get_num_multimodal_tokens(image_sizes=sizes, max_slices=1)
+    assert fewer.num_image_tokens == [144, 144, 144]
+    assert processor._get_num_multimodal_tokens() == type(counted)()
+    for (height, width), tokens in zip(sizes, counted.num_image_tokens, strict=True):
+        ids = processor(images=Image.new("RGB", (width, height)), text="<image>")["input_ids"][0]
+        assert ids.count(processor.image_token_id) == tokens
+
+
+def test_settings_of_a_call_reach_images_and_tokens(vicuna):
+    image = Image.new("RGB", (1008, 672))
+    out = vicuna(images=image, text="<image>", max_slices=1, return_tensors="pt")
+    assert out["image_sizes"].tolist() == [[0, 0, 0, 0, 266, 406]]
+    assert (out["input_ids"] == vicuna.image_token_id).sum() == 144
+    nested = vicuna(images=image, text="<image>", images_kwargs={"max_slices": 1}, return_tensors="pt")
+    assert torch.equal(nested["input_ids"], out["input_ids"])
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_batches_mix_texts_with_and_without_images(vicuna, picture, flat):
+    for images in ([[], [picture]], [[picture], []], [[picture, picture], [picture]]):
+        texts = ["<image>" * len(sample) + "What is this?" for sample in images]
+        passed = [image for sample in images for image in sample] if flat else images
+        out = vicuna(images=passed, text=texts, padding=True, return_tensors="pt")
+        assert (out["input_ids"] == vicuna.image_token_id).sum(-1).tolist() == [144 * len(s) for s in images]
+        assert len(out["pixel_values"]) == len(out["image_sizes"]) == sum(map(len, images))
+        assert out["attention_mask"][:, -1].tolist() == [1, 1]  # padded on the left
+    assert set(out) == set(vicuna.model_input_names) == {"input_ids", "attention_mask", "pixel_values", "image_sizes"}
+
+
+@pytest.mark.parametrize("images", [None, [], [[], []]])
+def test_texts_without_images(vicuna, images):
+    out = vicuna(images=images, text=["Name the capital of France."] * 2, return_tensors="pt")
+    assert set(out) == {"input_ids", "attention_mask"}
+
+
+def test_images_and_marks_must_match(vicuna, picture):
+    texts = ["<image> a", "b"]
+    with pytest.raises(ValueError, match=r"\[1, 0\] `<image>` marks and there are \[0, 1\] images"):
+        vicuna(images=[[], [picture]], text=texts)
+    with pytest.raises(ValueError, match=r"\[1, 0\] `<image>` marks and there are \[1\] images"):
+        vicuna(images=[[picture]], text=texts)
+    with pytest.raises(ValueError, match=r"\[1, 0\] `<image>` marks and there are 2 images"):
+        vicuna(images=[picture, picture], text=texts)
+    for images in (None, [[], []]):
+        with pytest.raises(ValueError, match=r"\[1, 0\] `<image>` marks and there are 0 images"):
+            vicuna(images=images, text=texts)
+
+
+def test_truncation_may_not_cut_an_image(vicuna, picture):
+    with pytest.raises(ValueError, match=r"ids=\[9\d\] and text=\[144\]"):
+        vicuna(images=picture, text="<image>\nWhat is this?", truncation=True, max_length=100)
+    out = vicuna(images=picture, text="<image>\nWhat is this?", truncation=True, max_length=150)
+    assert len(out["input_ids"][0]) == 150
+
+
+def test_fields_are_saved(vicuna, tmp_path):
+    processor = LlavaUhdV2Processor(
+        LlavaUhdV2ImageProcessor(max_slices=9, slice_resolution=112),
+        vicuna.tokenizer,
+        query_grid=(2, 3),
+        token_layout="sequential",
+        image_suffix=" ",
+        chat_template=VICUNA_V1_TEMPLATE,
+    )
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert (saved["query_grid"], saved["token_layout"], saved["image_suffix"]) == ([2, 3], "sequential", " ")
+    loaded = LlavaUhdV2Processor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
+    assert loaded.chat_template == VICUNA_V1_TEMPLATE
+    image = Image.new("RGB", (224, 112))
+    outputs = [one(images=image, text="<image>\nWhat?")["input_ids"] for one in (processor, loaded)]
+    assert outputs[0] == outputs[1]
+    assert outputs[0][0].count(loaded.image_token_id) == 2 * (2 * 3 + 1) + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"query_grid": (12, 0)}, r"`query_grid`.*\(12, 0\)"),
+        ({"query_grid": (12,)}, r"`query_grid`.*\(12,\)"),
+        ({"token_layout": "spiral"}, "`token_layout`.*'spiral'"),
+        ({"image_token": "<picture>"}, "no token `<picture>`"),
+    ],
+)
+def test_bad_fields_are_named(vicuna, fields, message):
+    with pytest.raises(ValueError, match=message):
+        LlavaUhdV2Processor(vicuna.image_processor, vicuna.tokenizer, **fields)
+
+
+def test_answers_are_decoded(vicuna):
+    ids = vicuna.tokenizer("Two dogs are running</s>", return_tensors="pt")["input_ids"]
+    assert vicuna.post_process_image_text_to_text(ids) == ["Two dogs are running"]
