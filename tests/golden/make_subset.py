@@ -28,6 +28,7 @@ JBU_CASES = (("2x", "guidance_u8_17x33"), ("8x", "guidance_u8_17x33"))
 HIWIN_PARTS = ((0, 5), (1, 0))  # (image, part): a slice of 17x15 patches and an overview of 20x28
 HIWIN_QUERIES = (65, 143)
 VIT_IMAGES = (0, 3)  # of set 0: 23x25 and 5x40 patches
+KEYS = ("keys_vicuna7b.json", "keys_qwen2_7b.json", "keys_vicuna13b.json")
 E2E_MODEL = "c_llama"
 E2E_CASES = ("no_slices", "batch")
 
@@ -191,6 +192,8 @@ def main() -> None:
     cut_window_attention(source)
     cut_tower(source)
     cut_whole_model(source)
+    for name in KEYS:
+        (HERE / name).write_text(json.dumps(read_json(source / name), separators=(",", ":")) + "\n")
     copy(source, "prompts.json")
     copy(source, "tokenizers")
     for path in HERE.rglob("*"):
