@@ -88,10 +88,14 @@ def test_file_that_is_no_image(checkpoint, tmp_path):
     assert_one_line(run("ask", "What?", "--model", checkpoint, "--image", text), text)
 
 
+def test_folder_that_is_not_there(photo, tmp_path):
+    assert_one_line(run("ask", "What?", "--model", tmp_path / "none", "--image", photo), tmp_path / "none")
+
+
 def test_folder_without_a_checkpoint(photo, tmp_path):
     assert_one_line(run("ask", "What?", "--model", tmp_path, "--image", photo), tmp_path)
 
 
-def test_checkpoint_of_another_model(photo, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert_one_line(run("ask", "What?", "--model", tmp_path, "--image", photo), tmp_path)
+def test_checkpoint_that_is_not_converted(authors_checkpoint, photo):
+    result = run("ask", "What?", "--model", authors_checkpoint, "--image", photo)
+    assert_one_line(result, authors_checkpoint, "llava_llama", "convert_checkpoint.py")

@@ -1,10 +1,16 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The `llava-uhd-v2` command. Its sub-commands parse their arguments, make one call and turn errors into one line."""
 
+import json
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import torch
 import typer
+from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from transformers.image_utils import load_image
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -18,19 +24,16 @@ def main() -> None:
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Checkpoint folder, or its name on the Hub.", show_default=False)],
+    model: Annotated[Path, typer.Option(help="Folder of a converted checkpoint.", show_default=False)],
     image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     max_slices: Annotated[
         int | None, typer.Option(min=1, help="Slices at most; the checkpoint's own limit if not given.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="For example cuda:1 or cpu; the accelerator if not given, else the CPU.")
-    ] = None,
 ) -> None:
-    """Answer a question about an image, printed word by word."""
+    """Answer a question about an image, word by word."""
     try:
-        stream_answer(question, model, image, max_new_tokens=max_new_tokens, max_slices=max_slices, device=device)
+        stream_answer(question, model, image, max_new_tokens=max_new_tokens, max_slices=max_slices)
     except (OSError, ValueError) as error:
         fail(error)
 
@@ -42,43 +45,48 @@ def fail(error: Exception) -> NoReturn:
     raise typer.Exit(1)
 
 
+def check_checkpoint(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: if the folder has no config.json, or one of another kind of model.
+    """
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{folder} is no checkpoint folder: {config_file} is not there.")
+    model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    if model_type != LlavaUhdV2Config.model_type:
+        raise ValueError(
+            f"{folder} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
+            "Convert a released checkpoint with convert/convert_checkpoint.py first."
+        )
+
+
 def stream_answer(
-    question: str,
-    model_name: str,
-    image_file: Path,
-    *,
-    max_new_tokens: int,
-    max_slices: int | None,
-    device: str | None,
+    question: str, checkpoint: Path, image_file: Path, *, max_new_tokens: int, max_slices: int | None
 ) -> None:
     """Prints the greedy answer to a question about an image while it is generated.
 
+    The model runs on the accelerator where there is one, in the dtype of the checkpoint.
+
     Args:
         question: the user's message.
-        model_name: a checkpoint folder or a name on the Hub.
+        checkpoint: folder of a converted checkpoint.
         image_file: an image in any format that Pillow reads.
         max_new_tokens: longest answer, in tokens.
         max_slices: largest number of slices; None is the checkpoint's own.
-        device: a torch device; None is the accelerator where there is one.
 
     Raises:
-        OSError: if the image or the checkpoint is missing or can't be read.
-        ValueError: if the checkpoint is of another kind of model.
+        OSError: if the image is missing or no image, or files of the checkpoint are missing.
+        ValueError: if the folder holds no LLaVA-UHD v2 checkpoint.
     """
-    # The libraries take seconds to import, which `--help` need not wait for.
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
-    from transformers.image_utils import load_image
-
-    import llava_uhd_v2_hf  # noqa: F401 (registers the classes)
-
+    check_checkpoint(checkpoint)
     if not image_file.is_file():
         raise FileNotFoundError(f"There is no image file {image_file}.")
     image = load_image(str(image_file))
 
-    processor = AutoProcessor.from_pretrained(model_name)
-    model = AutoModelForImageTextToText.from_pretrained(model_name, dtype="auto")
-    model.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto")
+    model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
     content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     inputs = processor.apply_chat_template(

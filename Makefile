@@ -1,0 +1,35 @@
+# `make demo` and `make test` work from a bare clone: they build .venv on first use.
+PYTHON ?= python3
+TORCH_VERSION := 2.13.0
+
+# Without a GPU, PyTorch's CPU build (PyPI's Linux build brings gigabytes of CUDA; macOS has the one build).
+ifneq ($(shell command -v nvidia-smi),)
+TORCH := torch==$(TORCH_VERSION)
+else ifeq ($(shell uname -s),Linux)
+TORCH := --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH_VERSION)+cpu
+else
+TORCH := torch==$(TORCH_VERSION)
+endif
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo lint test
+
+test: lint
+	$(BIN)/pytest -m ""
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(INSTALLED)
+	. $(BIN)/activate && python examples/demo.py
+
+$(INSTALLED): setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	touch $@
