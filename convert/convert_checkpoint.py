@@ -120,6 +120,8 @@ def convert_checkpoint(
 
     weights = ReleasedWeights(source)
     shapes = model_shapes(config)
+    if config.tie_word_embeddings:
+        _refuse_untied_head(weights)
     plan = plan_weights(weights.shapes, _without_new_rows(shapes, released_rows), config.projector_config)
     config.dtype = getattr(torch, dtype) if dtype else _find_dtype(weights, plan)
     generation_config = _build_generation_config(source, config, tokenizer, released_rows)
@@ -174,9 +176,10 @@ def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
     model_type = _require(values, "model_type")
     if model_type not in TEXT_CONFIGS:
         raise ValueError(f"`model_type`={model_type!r} is not supported; it must be one of {', '.join(TEXT_CONFIGS)}.")
-    for key in REQUIRED_TEXT_KEYS:
-        _require(values, key)
     config_class = TEXT_CONFIGS[model_type]
+    # Llama's files may leave the base of the positions out, where it is the default; Qwen2's is another one
+    for key in REQUIRED_TEXT_KEYS + (("rope_theta",) if config_class is Qwen2Config else ()):
+        _require(values, key)
     keys = {*config_class.__annotations__, "rope_theta", "rope_scaling"}
     return config_class(**{key: value for key, value in values.items() if key in keys and value is not None})
 
@@ -375,6 +378,15 @@ def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
     return shapes
 
 
+def _refuse_untied_head(weights: ReleasedWeights) -> None:
+    embeddings, head = "model.embed_tokens.weight", "lm_head.weight"
+    if {embeddings, head} <= weights.shapes.keys() and not torch.equal(weights.read(embeddings), weights.read(head)):
+        raise ValueError(
+            f"config.json ties the embeddings, but `{head}` differs from `{embeddings}`; set "
+            "`tie_word_embeddings` to false."
+        )
+
+
 def _without_new_rows(shapes: dict[str, list[int]], released_rows: int) -> dict[str, list[int]]:
     tables = {name for name in (INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS) if name in shapes}
     return shapes | {name: [released_rows, *shapes[name][1:]] for name in tables}
@@ -395,7 +407,10 @@ def _find_dtype(weights: ReleasedWeights, plan: WeightPlan) -> torch.dtype:
 def write_weights(
     weights: ReleasedWeights, plan: WeightPlan, shapes: dict[str, list[int]], dtype: torch.dtype, folder: Path
 ) -> None:
-    """Writes safetensors shards, one after the other, and their index; new rows of the embeddings are zero.
+    """Writes safetensors shards, one after the other, and their index.
+
+    New rows of the input embeddings are the mean of the others, so that no other row equals them; those of the output
+    embeddings are zero.
 
     Raises:
         ValueError: if weights are NaN or infinite in this dtype; the message names all of them.
@@ -413,7 +428,8 @@ def write_weights(
                     not_finite[released_name] = None
             tensor = rule.to_ours(released)[name]
             if list(tensor.shape) != shapes[name]:
-                tensor = torch.cat([tensor, tensor.new_zeros(shapes[name][0] - len(tensor), *tensor.shape[1:])])
+                row = tensor.float().mean(0).to(dtype) if name == INPUT_EMBEDDINGS else torch.zeros_like(tensor[0])
+                tensor = torch.cat([tensor, row.expand(shapes[name][0] - len(tensor), -1)])
             shard[name] = tensor.clone(memory_format=torch.contiguous_format)
         save_file(shard, folder / filename, metadata={"format": "pt"})
     if not_finite:

@@ -46,7 +46,7 @@ STAGE_MODULES = (
     ("fixup_proj.0", "residual_in"),
     ("fixup_proj.3", "residual_out"),
 )
-STAGE_PARAMETERS = (
+STAGE_SCALARS = (
     ("range_temp", "range_temperature"),
     ("sigma_spatial", "spatial_width"),
 )
@@ -83,6 +83,8 @@ class Operation(NamedTuple):
 OPERATIONS = {
     "rename": Operation(lambda released: released, lambda ours: ours),
     "transpose": Operation(lambda released: [released[0].T], lambda ours: [ours[0].T]),
+    # () <-> (1,)
+    "scalar to vector": Operation(lambda released: [released[0].reshape(1)], lambda ours: [ours[0].reshape(())]),
     # (c, c, 1, 1) <-> (c, c)
     "convolution to linear": Operation(
         lambda released: [released[0][:, :, 0, 0]], lambda ours: [ours[0][:, :, None, None]]
@@ -167,7 +169,8 @@ def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
     rules = []
     for index in range(steps):
         released_stage, our_stage = f"{RELEASED_STAGES}up{index + 1}.", f"{UPSAMPLER}stages.{index}."
-        rules += [Rule((released_stage + released,), (our_stage + ours,)) for released, ours in STAGE_PARAMETERS]
+        for released, ours in STAGE_SCALARS:
+            rules.append(Rule((released_stage + released,), (our_stage + ours,), "scalar to vector"))
         for released, ours in STAGE_MODULES:
             rules += _module_rules(released_stage + released, our_stage + ours)
     for level, name in FIXUPS[steps]:

@@ -149,6 +149,7 @@ def test_bad_projector_values_are_named(name, value):
         ({"mm_projector_type": "mlp"}, "`mm_projector_type`='mlp'"),
         ({"text_config": {"hidden_size": 6, "num_attention_heads": 3}}, "`hidden_size`=6 .*multiple of 4"),
         ({"text_config": {"model_type": "lama"}}, "`lama`"),
+        ({"text_config": {"model_type": "llava"}}, "`llava` has no `hidden_size`"),
         ({"vision_config": {"model_type": "vit"}}, "`vit` is not supported"),
         ({"vision_config": {"num_channels": 1}}, "`num_channels` is 1"),
         ({"projector_config": {"num_attention_heads": 5}}, "`hidden_size`=4096 .*`num_attention_heads`=5"),
@@ -157,3 +158,13 @@ def test_bad_projector_values_are_named(name, value):
 def test_bad_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         LlavaUhdV2Config(**fields)
+
+
+def test_a_projector_config_that_two_models_share_is_completed_for_each():
+    shared = LlavaUhdV2ProjectorConfig()
+    heads = [
+        LlavaUhdV2Config(text_config={**text, "vocab_size": 32001}, projector_config=shared).projector_config
+        for text in ({"hidden_size": 4096}, {"hidden_size": 3584, "num_attention_heads": 28})
+    ]
+    assert [config.num_attention_heads for config in heads] == [32, 28]
+    assert shared.num_attention_heads is None

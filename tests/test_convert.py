@@ -209,7 +209,7 @@ def test_bin_shards_give_the_same(released, converted, tmp_path):
         assert path.read_bytes() == (without_index / path.name).read_bytes(), path.name
 
 
-def test_new_rows_are_zero_and_the_others_untouched(source, tmp_path):
+def test_new_rows_are_the_mean_or_zero_and_the_others_untouched(source, tmp_path):
     output = convert(source, tmp_path / "output", skip_tokenizer=True)
     config = json.loads((output / "config.json").read_text())
     assert config["image_token_id"] == 32000
@@ -218,7 +218,11 @@ def test_new_rows_are_zero_and_the_others_untouched(source, tmp_path):
     ours, theirs = read_weights(output), read_weights(source)
     for our_name, name in EMBEDDINGS.items():
         assert torch.equal(ours[our_name][:32000], theirs[name])
-        assert ours[our_name].shape[0] == 32001 and not ours[our_name][32000].any()
+        assert ours[our_name].shape[0] == 32001
+    embeddings, head = (ours[name] for name in EMBEDDINGS)
+    torch.testing.assert_close(embeddings[32000].float(), embeddings[:32000].float().mean(0), rtol=2**-8, atol=0)
+    assert not (embeddings[:32000] == embeddings[32000]).all(-1).any()  # it can be told from every other row
+    assert not head[32000].any()
     files = {path.name for path in output.iterdir()}
     assert files == {"config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -262,10 +266,12 @@ def test_shards_with_index(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("has_head", [False, True])
 def test_tied_embeddings(source, tmp_path, has_head):
     edit_json(source / "config.json", tie_word_embeddings=True)
+    assert_refused(source, "`lm_head.weight` differs from `model.embed_tokens.weight`", "tie_word_embeddings")
     weights = read_weights(source)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     if not has_head:
         del weights["lm_head.weight"]
-        save_file(weights, source / "model.safetensors")
+    save_file(weights, source / "model.safetensors")
     output = convert(source, tmp_path / "output", skip_tokenizer=True)
     assert "lm_head.weight" not in read_weights(output)
     model, report = AutoModelForImageTextToText.from_pretrained(output, output_loading_info=True)

@@ -171,5 +171,5 @@ def test_half_precision_stays_within_its_rounding(reference, dtype):
     features, pixels = next(recorded_views(reference, description, tensors))
     expected = projector(features, pixels)
     got = projector.to(dtype)(features.to(dtype), pixels).float()
-    # about fifteen roundings of numbers of the output's size one after the other
-    assert (got - expected).abs().max() <= 16 * torch.finfo(dtype).eps * expected.abs().max()
+    # measured: 1.4 (bfloat16) and 1.0 (float16) units of rounding of the largest number
+    assert (got - expected).abs().max() <= 2 * torch.finfo(dtype).eps * expected.abs().max()

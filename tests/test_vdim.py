@@ -94,10 +94,22 @@ def test_neighbours_come_in_row_major_order_around_the_pixel():
     assert around_the_centre == [30, 31, 32, 39, 40, 41, 48, 49, 50]
 
 
-def test_dropout_acts_only_in_training():
+def count_dropouts(upsampler, features, pixels):
+    """How often each dropout runs, with how many channels."""
+    seen = []
+    for dropout in (upsampler.dropout, *(stage.dropout for stage in upsampler.stages)):
+        dropout.register_forward_hook(lambda module, args, _: seen.append((module.p, args[0].shape[1])))
+    upsampler(features, pixels)
+    return seen
+
+
+def test_dropout_acts_where_the_released_code_has_it_and_only_in_training():
     torch.manual_seed(0)
-    upsampler = LlavaUhdV2Upsampler(LlavaUhdV2ProjectorConfig(levels=[0, 1]), 8)
+    config = LlavaUhdV2ProjectorConfig(levels=[0, 1, 2], upsampler_dropout=0.25, fixup_dropout=0.5)
+    upsampler = LlavaUhdV2Upsampler(config, 8)
     features, pixels = torch.randn(1, 8, 4, 4), torch.randn(1, 3, 56, 56)
+    stage = [(0.25, 32), (0.25, 49)]  # range network, residual network
+    assert count_dropouts(upsampler, features, pixels) == [*stage, *stage, (0.5, 8)]
     assert not torch.equal(upsampler(features, pixels)[1], upsampler(features, pixels)[1])
     upsampler.eval()
     assert torch.equal(upsampler(features, pixels)[1], upsampler(features, pixels)[1])
@@ -123,5 +135,5 @@ def test_half_precision_stays_within_its_rounding(dtype):
     got = upsampler.to(dtype)(features, pixels)
     for level, (exact, half) in enumerate(zip(expected, got)):
         assert half.dtype == dtype
-        # the range and residual networks, each level and its fix-up are rounded: a few units in the last place
-        assert (half.float() - exact).abs().max() <= 8 * level * torch.finfo(dtype).eps * exact.abs().max()
+        # measured: 0.3 (bfloat16) and 0.6 (float16) units of rounding of the largest number
+        assert (half.float() - exact).abs().max() <= min(level, 1) * torch.finfo(dtype).eps * exact.abs().max()

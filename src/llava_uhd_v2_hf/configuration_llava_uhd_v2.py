@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """LLaVA-UHD v2 configuration: a vision tower, the Hiwin projector and any causal language model."""
 
+import copy
 from dataclasses import Field, fields
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +32,7 @@ DEFAULT_TEXT_CONFIG = {
     "pad_token_id": 0,
 }
 
-# What transformers itself passes to a config beside its fields.
+# What transformers itself passes to a config, or users of its trainers set on one, beside its fields.
 _FRAMEWORK_KEYS = {
     "_attn_implementation_internal",
     "_commit_hash",
@@ -39,14 +40,22 @@ _FRAMEWORK_KEYS = {
     "_name_or_path",
     "attn_implementation",
     "auto_map",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "eos_token_id",
     "experts_implementation",
+    "is_decoder",
     "model_type",
     "name_or_path",
     "num_labels",
     "output_attentions",
+    "pad_token_id",
     "per_layer_config",
     "quantization_config",
+    "sep_token_id",
+    "tokenizer_class",
     "torch_dtype",
+    "torchscript",
     "use_cache",
 }
 
@@ -62,7 +71,7 @@ def _refuse_unknown_keys(config: PreTrainedConfig, keys: dict[str, Any]) -> None
         raise ValueError(
             f"Unknown key(s) for {type(config).__name__}: "
             + ", ".join(f"`{name}`={keys[name]!r}" for name in unknown)
-            + f". Its own keys are: {', '.join(field.name for field in _own_fields(config))}."
+            + f". Correct or remove it; the keys are: {', '.join(field.name for field in _own_fields(config))}."
         )
 
 
@@ -230,17 +239,24 @@ class LlavaUhdV2Config(PreTrainedConfig):
         _refuse_wrong_types(self)
         self.vision_config = _resolve_sub_config(self.vision_config, DEFAULT_VISION_CONFIG)
         self.text_config = _resolve_sub_config(self.text_config, DEFAULT_TEXT_CONFIG)
-        if not isinstance(self.projector_config, LlavaUhdV2ProjectorConfig):
+        if isinstance(self.projector_config, LlavaUhdV2ProjectorConfig):
+            # what is left open in it is filled in below, and may be different for its next owner
+            self.projector_config = copy.deepcopy(self.projector_config)
+        else:
             self.projector_config = LlavaUhdV2ProjectorConfig(**(self.projector_config or {}))
         super().__post_init__(**kwargs)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
-        if self.projector_config.num_attention_heads is None:
-            self.projector_config.num_attention_heads = max(self.text_config.hidden_size // 128, 1)
         self._check_vision()
         self._check_text()
 
     def _check_text(self):
+        if not hasattr(self.text_config, "hidden_size"):
+            raise ValueError(
+                f"A text model of type `{self.text_config.model_type}` has no `hidden_size`; choose a language model."
+            )
+        if self.projector_config.num_attention_heads is None:
+            self.projector_config.num_attention_heads = max(self.text_config.hidden_size // 128, 1)
         width, heads = self.text_config.hidden_size, self.projector_config.num_attention_heads
         if width % heads:
             raise ValueError(

@@ -177,7 +177,12 @@ def token_layout(grid: tuple[int, int], query_grid: tuple[int, int], layout: str
     Returns:
         One entry a token: the index into the tokens of all views, view by view with the overview last (view i,
         token t is i * tokens_per_view + t), or `ROW_SEPARATOR` or `SLICE_SEPARATOR`.
+
+    Raises:
+        ValueError: if the layout is neither of the two.
     """
+    if layout not in ("spatial", "sequential"):
+        raise ValueError(f'`layout` must be "spatial" or "sequential", got {layout!r}.')
     rows, columns = grid
     token_rows, token_columns = query_grid
     tokens_per_view = token_rows * token_columns
@@ -190,7 +195,7 @@ def token_layout(grid: tuple[int, int], query_grid: tuple[int, int], layout: str
                     order.extend(range(start, start + token_columns))
                 order.append(ROW_SEPARATOR)
         order.append(SLICE_SEPARATOR if columns > 1 else ROW_SEPARATOR)
-    elif rows:
+    elif rows and layout == "sequential":
         for index in range(rows * columns):
             order.extend(range(index * tokens_per_view, (index + 1) * tokens_per_view))
             order.append(ROW_SEPARATOR if (index + 1) % columns == 0 else SLICE_SEPARATOR)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from .geometry_llava_uhd_v2 import choose_pooling_grid
@@ -60,9 +61,10 @@ def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[
     (rows, columns), (pool_rows, pool_columns) = query_grid, pooling_grid
     along_rows = roi_align_weights(height, rows, pool_rows, maps.device)
     along_columns = roi_align_weights(width, columns, pool_columns, maps.device)
-    pooled = torch.einsum("yh,vhwd->vywd", along_rows, maps.float())
-    pooled = torch.einsum("xw,vywd->vyxd", along_columns, pooled).to(maps.dtype)
-    pooled = pooled.view(views, rows, pool_rows, columns, pool_columns, channels).transpose(2, 3)
+    with torch.autocast(maps.device.type, enabled=False):
+        pooled = torch.einsum("yh,vhwd->vywd", along_rows, maps.float())
+        pooled = torch.einsum("xw,vywd->vyxd", along_columns, pooled)
+    pooled = pooled.to(maps.dtype).view(views, rows, pool_rows, columns, pool_columns, channels).transpose(2, 3)
     return pooled.reshape(views, rows * columns, pool_rows * pool_columns, channels)
 
 
@@ -143,7 +145,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         return self.projection(self.norm_output(self.mix(attended.flatten(2))))
 
 
-class LlavaUhdV2Projector(nn.Module):
+class LlavaUhdV2Projector(GradientCheckpointingLayer):
     """The Hiwin projector: up-sampling into the inverse semantic pyramid, then hierarchical window attention.
 
     This is the order of operations of the paper and the released code, and so the definition of the numbers.

@@ -65,7 +65,6 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -83,6 +82,8 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
             init.copy_(module.position_embeddings, sincos_position_table(module.query_grid, module.queries.shape[-1]))
             init.trunc_normal_(module.queries, std=std)
         elif isinstance(module, nn.Linear):
+            if module is self.get_output_embeddings():
+                std = getattr(self.config.text_config, "initializer_range", std)
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -97,7 +98,8 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__(config)
         self.visual = LlavaUhdV2VisionEncoder(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
+        self._can_compile_fullgraph = self.language_model._can_compile_fullgraph
         self.post_init()
 
     @can_return_tuple
@@ -107,7 +109,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         image_sizes: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         Encodes images into the tokens that the language model reads (paper 3.2 to 3.4).
@@ -118,6 +120,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             image_sizes: (i, 6), the slice plan of each image as the image processor returns it.
             output_hidden_states: whether to return the tower's hidden states.
             output_attentions: whether to return the tower's attention weights (with the `eager` implementation).
+            kwargs: handed to the tower's layers.
 
         Returns:
             `pooler_output`: a list with one (n_i, d) tensor an image, separators included, in the order in which they
@@ -135,9 +138,10 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             plans,
             output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            **kwargs,
         )
         query_grid = tuple(self.config.projector_config.query_grid)
-        separators = self._embed_separators(encoded.features.device).to(encoded.tokens[0].dtype)
+        separators = self._embed_separators(encoded.tokens[0].device).to(encoded.tokens[0])
         images = []
         for plan, tokens in zip(plans, encoded.tokens, strict=True):
             order = token_layout(plan.grid, query_grid, self.config.token_layout)
@@ -195,8 +199,17 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         )
         return mask.unsqueeze(-1).to(inputs_embeds.device)
 
+    def _refuse_image_tokens(self, input_ids: torch.Tensor | None):
+        """Raises a ValueError if a prompt has image tokens while there is no image; skips the steps of decoding."""
+        if input_ids is not None and input_ids.shape[1] > 1:
+            mask = input_ids == self.config.image_token_id
+            torch_compilable_check(
+                ~mask.any(),
+                lambda: f"The prompts have {mask.sum()} image tokens, but no image was passed as `pixel_values`.",
+            )
+
     def _touch_vision(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Adds nothing, through the whole vision encoder: a view of one patch, weighted zero.
+        """Adds zero, by way of the whole vision encoder: a view of one patch, weighted zero.
 
         A batch without images then gives every trained parameter a gradient (of zero) and, where the model is
         sharded, takes part in the same collectives as the batches with images on other ranks.
@@ -204,7 +217,8 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         patch_size = self.config.vision_config.patch_size
         pixel_values = inputs_embeds.new_zeros(1, 1, 3 * patch_size**2)
         plan = SlicePlan((0, 0), (0, 0), (patch_size, patch_size))
-        return inputs_embeds + 0.0 * self.visual(pixel_values, [plan]).tokens[0].sum()
+        tokens = self.visual(pixel_values, [plan]).tokens[0].to(inputs_embeds)
+        return inputs_embeds + 0.0 * tokens.nan_to_num(0.0, 0.0, 0.0).sum()
 
     @merge_with_config_defaults
     @can_return_tuple
@@ -253,8 +267,11 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
-        elif self.training:
-            inputs_embeds = self._touch_vision(inputs_embeds)
+        else:
+            self._refuse_image_tokens(input_ids)
+            is_first_call = past_key_values is None or past_key_values.get_seq_length() == 0
+            if is_first_call and (self.training or torch.distributed.is_initialized()):
+                inputs_embeds = self._touch_vision(inputs_embeds)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
@@ -284,6 +301,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         lm_head = build_lm_head(config.text_config)
         self.model = LlavaUhdV2Model(config)
         self.lm_head = lm_head
+        self._can_compile_fullgraph = self.model._can_compile_fullgraph
         self._tied_weights_keys = {"lm_head.weight": self._input_embedding_name()}
         self.post_init()
 
@@ -299,7 +317,10 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         self.lm_head = new_embeddings
 
     def get_image_features(
-        self, pixel_values: torch.Tensor | list[torch.Tensor], image_sizes: torch.Tensor, **kwargs
+        self,
+        pixel_values: torch.Tensor | list[torch.Tensor],
+        image_sizes: torch.Tensor,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes images, see [`~LlavaUhdV2Model.get_image_features`]."""
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
@@ -367,16 +388,6 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
         )
-
-    def prepare_inputs_for_generation(
-        self, input_ids, pixel_values=None, image_sizes=None, is_first_iteration=False, **kwargs
-    ):
-        """Hands the images on in the first iteration only; afterwards they are in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs["pixel_values"] = pixel_values
-            inputs["image_sizes"] = image_sizes
-        return inputs
 
 
 __all__ = ["LlavaUhdV2ForConditionalGeneration", "LlavaUhdV2Model", "LlavaUhdV2PreTrainedModel"]

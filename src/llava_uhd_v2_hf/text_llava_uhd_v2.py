@@ -52,9 +52,9 @@ def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
 def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
     """A new head for the causal language model of a config, after checking that the model can be composed.
 
-    The model must be one of `AutoModelForCausalLM`: a base that takes `inputs_embeds`, and logits that are a linear
-    head of its hidden states plus at most [`scale_logits`]. The last is checked by running the architecture's own
-    head on fixed hidden states, on an instance without memory for its weights.
+    The model must be one of `AutoModelForCausalLM`: a base that takes `inputs_embeds` and `past_key_values`, and
+    logits that are a linear head of its hidden states plus at most [`scale_logits`]. The last is checked by running
+    the architecture's own head on fixed hidden states, on an instance without memory for its weights.
 
     Raises:
         ValueError: if the architecture is not of that kind, naming it and what is different.
@@ -66,8 +66,11 @@ def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
     base, head = model.base_model, model.get_output_embeddings()
     if base is model or type(base) is not MODEL_MAPPING.get(type(config), None):
         raise _refusal(config, "its base is not the one that `AutoModel` gives")
-    if "inputs_embeds" not in inspect.signature(base.forward).parameters:
-        raise _refusal(config, "its base doesn't take `inputs_embeds`")
+    for argument in ("inputs_embeds", "past_key_values"):
+        if argument not in inspect.signature(base.forward).parameters:
+            raise _refusal(config, f"its base doesn't take `{argument}`")
+    if getattr(config, "output_router_logits", False):
+        raise _refusal(config, "the loss of its router is not computed; set `output_router_logits=False`, or")
     if type(head) is not nn.Linear:
         raise _refusal(config, f"its head is a {type(head).__name__}, not a linear layer")
     if not _has_plain_logits(model, config):

@@ -44,8 +44,9 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         super().__init__()
         taps = config.upsampler_kernel_size**2
         self.kernel_size = config.upsampler_kernel_size
-        self.range_temperature = nn.Parameter(torch.zeros(()))
-        self.spatial_width = nn.Parameter(torch.ones(()))
+        # one element each, not scalars: sharding wants a dimension
+        self.range_temperature = nn.Parameter(torch.zeros(1))
+        self.spatial_width = nn.Parameter(torch.ones(1))
         self.range_in = nn.Conv2d(3, config.upsampler_guidance_size, 1)
         self.range_out = nn.Conv2d(config.upsampler_guidance_size, config.upsampler_guidance_size, 1)
         self.residual_in = nn.Conv2d(taps + 3, taps, 1)

@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
 from .hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 
 
+logger = logging.get_logger(__name__)
+
+
 @dataclass
-class EncodedViews:
+class EncodedViews(ModelOutput):
     """What the vision encoder makes of a batch of images.
 
     Args:
@@ -31,10 +35,10 @@ class EncodedViews:
         attentions: for every layer that ran, one (v, heads, n, n) tensor a view size (class token included).
     """
 
-    tokens: list[torch.Tensor]
-    features: torch.Tensor
-    hidden_states: tuple[torch.Tensor, ...] | None
-    attentions: tuple[tuple[torch.Tensor, ...], ...] | None
+    tokens: list[torch.Tensor] | None = None
+    features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 def tower_layers(tower: PreTrainedModel) -> nn.ModuleList:
@@ -109,7 +113,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         super().__init__()
         self.patch_size = config.vision_config.patch_size
         self.num_read_layers = num_read_layers(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = AutoModel.from_config(config.vision_config, dtype=torch.get_default_dtype())
         self.projector = LlavaUhdV2Projector(config)
         self.freeze_unread_parameters()
 
@@ -129,29 +133,36 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             if parameter not in used:
                 parameter.requires_grad_(False)
 
-    def run_tower(self, views: torch.Tensor, **kwargs) -> list[torch.Tensor]:
-        """Hidden states of the tower from the embeddings up to the one that is read: each (v, prefix + n, c)."""
-        embeddings = embed_views(self.vision_tower, views)
+    def run_tower(self, views: torch.Tensor, every_state: bool = False, **kwargs) -> list[torch.Tensor]:
+        """The hidden state of the tower that is read, or all from the embeddings up to it: each (v, prefix + n, c)."""
+        state = embed_views(self.vision_tower, views)
         if hasattr(self.vision_tower, "pre_layrnorm"):
-            embeddings = self.vision_tower.pre_layrnorm(embeddings)
-        states = [embeddings]
+            state = self.vision_tower.pre_layrnorm(state)
+        states = [state]
         for layer in tower_layers(self.vision_tower)[: self.num_read_layers]:
-            states.append(layer(states[-1], attention_mask=None, **kwargs))
+            state = layer(state, attention_mask=None, **kwargs)
+            states = [*states, state] if every_state else [state]
         return states
 
-    def encode_views(self, views: torch.Tensor, **kwargs) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def encode_views(
+        self, views: torch.Tensor, every_state: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encodes views of one size.
 
         Args:
             views: (v, 3, patch * h, patch * w), normalised.
+            every_state: whether to return all hidden states, not the one that is read alone.
+            kwargs: handed to the tower's layers.
 
         Returns:
             The views' tokens, (v, q, d), and the tower's hidden states without class token, each (v, h * w, c).
         """
         prefix = num_prefix_tokens(self.vision_tower)
-        hidden_states = [states[:, prefix:] for states in self.run_tower(views, **kwargs)]
+        hidden_states = [states[:, prefix:] for states in self.run_tower(views, every_state, **kwargs)]
         grid = (views.shape[-2] // self.patch_size, views.shape[-1] // self.patch_size)
         features = hidden_states[-1].transpose(1, 2).unflatten(2, grid)
+        # the tower may be kept in another precision than the projector, to train one of them
+        features = features.to(self.projector.window_attention.queries.dtype)
         return self.projector(features, views), hidden_states
 
     def unpack_view(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -191,12 +202,15 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         layers = tower_layers(self.vision_tower)[: self.num_read_layers]
         with record_attentions(layers, output_attentions) as attentions:
             for size, group in views.items():
-                group_tokens, hidden_states = self.encode_views(torch.stack(group), **kwargs)
-                kept = torch.stack(hidden_states if output_hidden_states else hidden_states[-1:], dim=1)
+                group_tokens, hidden_states = self.encode_views(torch.stack(group), output_hidden_states, **kwargs)
+                kept = torch.stack(hidden_states, dim=1)
                 for index, (image, place) in enumerate(places[size]):
                     tokens[image][place] = group_tokens[index]
                     states[image][place] = kept[index]
 
+        if None in attentions:
+            logger.warning_once('Attention weights are there only with `attn_implementation="eager"`.')
+            output_attentions = False
         length = max(len(row) for row in pixel_values)
         packed = pack_rows([torch.cat(image_states, dim=1) for image_states in states], length)
         return EncodedViews(

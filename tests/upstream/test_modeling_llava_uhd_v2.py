@@ -45,6 +45,12 @@ TESTS_WITH_GLM4_MOE = (
 )
 
 
+def words_only(shape: list[int], vocab_size: int, *args, **kwargs) -> torch.Tensor:
+    """As transformers' `ids_tensor`, without image tokens: a prompt with some of them and no image is an error."""
+    words = ids_tensor(shape, vocab_size, *args, **kwargs)
+    return words.masked_fill(words == LlavaUhdV2ModelTester.image_token_id, LlavaUhdV2ModelTester.image_token_id + 1)
+
+
 class LlavaUhdV2ModelTester:
     """What the common tests ask for: a tiny config, and inputs of one image and some text a sample."""
 
@@ -90,8 +96,7 @@ class LlavaUhdV2ModelTester:
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[LlavaUhdV2Config, dict[str, torch.Tensor]]:
-        words = ids_tensor([self.batch_size, self.seq_length], self.vocab_size)
-        input_ids = words.masked_fill(words == self.image_token_id, self.image_token_id + 1)
+        input_ids = words_only([self.batch_size, self.seq_length], self.vocab_size)
         input_ids[:, 1 : 1 + NUM_IMAGE_TOKENS] = self.image_token_id
         inputs = {
             "input_ids": input_ids,
@@ -113,6 +118,7 @@ class LlavaUhdV2ModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.Test
         self.enterContext(patch.dict(MODEL_MAPPING_NAMES, {"llava_uhd_v2": "LlavaUhdV2Model"}))
         generative = {"llava_uhd_v2": "LlavaUhdV2ForConditionalGeneration"}
         self.enterContext(patch.dict(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, generative))
+        self.enterContext(patch.object(test_modeling_common, "ids_tensor", words_only))
         self.enterContext(patch.object(test_modeling_common, "set_config_for_less_flaky_test", soften_norms))
 
     def _image_features_get_expected_num_attentions(self, model_tester=None):
