@@ -302,6 +302,8 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         self.model = LlavaUhdV2Model(config)
         self.lm_head = lm_head
         self._can_compile_fullgraph = self.model._can_compile_fullgraph
+        # an image token stands for an image's features: it can be read, but not be said
+        self.generation_config.suppress_tokens = [config.image_token_id]
         self._tied_weights_keys = {"lm_head.weight": self._input_embedding_name()}
         self.post_init()
 
