@@ -26,6 +26,7 @@ from llava_uhd_v2_hf import (
     LlavaUhdV2ImageProcessor,
     LlavaUhdV2Processor,
 )
+from llava_uhd_v2_hf.modeling_llava_uhd_v2 import CACHE_NAME
 
 
 ANSWER = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -199,7 +200,7 @@ def test_a_chat_of_several_turns_encodes_each_image_once(model, processor):
         ids = torch.cat([ids, turn.pop("input_ids")], dim=1)
         turn.pop("attention_mask")
         ids = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, **turn, **ANSWER
+            input_ids=ids, attention_mask=torch.ones_like(ids), **{CACHE_NAME: cache}, **turn, **ANSWER
         )
     assert encoded == [1, 2]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
@@ -24,6 +24,10 @@ from .vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
 from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 
 
+# transformers 5.24 renamed the cache in arguments and outputs
+CACHE_NAME = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
+
+
 @dataclass
 class LlavaUhdV2ModelOutputWithPast(BaseModelOutputWithPast):
     """
@@ -31,7 +35,7 @@ class LlavaUhdV2ModelOutputWithPast(BaseModelOutputWithPast):
 
     Args:
         last_hidden_state: (b, n, d).
-        past_key_values: the cache, with `use_cache`.
+        cache: with `use_cache`; `past_key_values` before transformers 5.24.
         image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
     """
 
@@ -46,7 +50,7 @@ class LlavaUhdV2CausalLMOutputWithPast(CausalLMOutputWithPast):
     Args:
         loss: next-token cross-entropy over labels other than -100, with `labels`.
         logits: (b, n, vocabulary), of the last positions only with `logits_to_keep`.
-        past_key_values: the cache, with `use_cache`.
+        cache: with `use_cache`; `past_key_values` before transformers 5.24.
         image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
     """
 
@@ -60,7 +64,7 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["LlavaUhdV2VisionEncoder"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE_NAME]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -229,7 +233,6 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -242,11 +245,11 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             image_sizes: (i, 6), the slice plans.
             attention_mask: (b, n), 1 for tokens and 0 for padding.
             position_ids: (b, n).
-            past_key_values: cache of earlier tokens.
             inputs_embeds: (b, n, d), instead of `input_ids`.
             use_cache: whether to return a cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
-            kwargs: handed to the language model.
+            kwargs: handed to the language model; among them `cache`, that of earlier tokens (`past_key_values` before
+                transformers 5.24).
 
         Raises:
             ValueError: if inputs contradict each other, or image tokens and images differ in number.
@@ -269,14 +272,14 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         else:
             self._refuse_image_tokens(input_ids)
-            is_first_call = past_key_values is None or past_key_values.get_seq_length() == 0
+            cache = kwargs.get("cache", kwargs.get("past_key_values"))
+            is_first_call = cache is None or cache.get_seq_length() == 0
             if is_first_call and (self.training or torch.distributed.is_initialized()):
                 inputs_embeds = self._touch_vision(inputs_embeds)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
@@ -284,7 +287,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         )
         return LlavaUhdV2ModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=image_features,
@@ -336,7 +339,6 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -351,13 +353,13 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             image_sizes: (i, 6), the slice plans.
             attention_mask: (b, n), 1 for tokens and 0 for padding.
             position_ids: (b, n).
-            past_key_values: cache of earlier tokens.
             inputs_embeds: (b, n, d), instead of `input_ids`.
             labels: (b, n), -100 where nothing is predicted.
             use_cache: whether to return a cache.
             logits_to_keep: the last positions (a number, 0 for all) or the positions (a tensor) that get logits.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
-            kwargs: handed to the language model and the loss function.
+            kwargs: handed to the language model and the loss function; among them `cache`, that of earlier tokens
+                (`past_key_values` before transformers 5.24).
 
         Raises:
             ValueError: if inputs contradict each other, or image tokens and images differ in number.
@@ -368,7 +370,6 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             image_sizes=image_sizes,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -385,7 +386,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         return LlavaUhdV2CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,

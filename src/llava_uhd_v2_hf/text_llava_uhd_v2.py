@@ -52,7 +52,7 @@ def _refusal(config: PreTrainedConfig, reason: str) -> ValueError:
 def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
     """A new head for the causal language model of a config, after checking that the model can be composed.
 
-    The model must be one of `AutoModelForCausalLM`: a base that takes `inputs_embeds` and `past_key_values`, and
+    The model must be one of `AutoModelForCausalLM`: a base that takes `inputs_embeds` and a cache, and
     logits that are a linear head of its hidden states plus at most [`scale_logits`]. The last is checked by running
     the architecture's own head on fixed hidden states, on an instance without memory for its weights.
 
@@ -66,9 +66,11 @@ def build_lm_head(config: PreTrainedConfig) -> nn.Linear:
     base, head = model.base_model, model.get_output_embeddings()
     if base is model or type(base) is not MODEL_MAPPING.get(type(config), None):
         raise _refusal(config, "its base is not the one that `AutoModel` gives")
-    for argument in ("inputs_embeds", "past_key_values"):
-        if argument not in inspect.signature(base.forward).parameters:
-            raise _refusal(config, f"its base doesn't take `{argument}`")
+    parameters = inspect.signature(base.forward).parameters
+    if "inputs_embeds" not in parameters:
+        raise _refusal(config, "its base doesn't take `inputs_embeds`")
+    if "cache" not in parameters and "past_key_values" not in parameters:  # the second before transformers 5.24
+        raise _refusal(config, "its base doesn't take a cache of keys and values")
     if getattr(config, "output_router_logits", False):
         raise _refusal(config, "the loss of its router is not computed; set `output_router_logits=False`, or")
     if type(head) is not nn.Linear:
