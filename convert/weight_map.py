@@ -5,6 +5,7 @@ A [`Rule`] names the released tensors, ours, and the operation between them; eve
 names of the language model and of the vision tower are those that our model has, under another prefix.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
 
 
 INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
@@ -26,8 +27,10 @@ PREFIXES = (
     ("lm_head.", "lm_head."),
 )
 
-RELEASED_ATTENTION = "model.mm_projector."
+RELEASED_PROJECTOR = "model.mm_projector."
+RELEASED_ATTENTION = RELEASED_PROJECTOR
 RELEASED_STAGES = "model.mm_projector.upsampler.upsampler."
+PROJECTOR = "model.visual.projector."
 ATTENTION = "model.visual.projector.window_attention."
 UPSAMPLER = "model.visual.projector.upsampler."
 
@@ -58,6 +61,19 @@ FIXUPS = {
     3: ((1, "fixup_proj_2x"), (2, "fixup_proj_4x"), (3, "fixup_proj_8x")),
 }
 
+# The up-sampler's pre-training file: its prefix, the released one. What else it holds served that training.
+VDIM_PREFIX = ("upsampler.", RELEASED_STAGES)
+VDIM_UNUSED = (
+    "linear_acc",
+    "linear_iou",
+    "model.*",
+    "validation_model.*",
+    "downsampler.*",
+    "downsampler_2x.*",
+    "scale_net.*",
+    "scale_net_2x.*",
+)
+
 # Released tensors that have no place in our model, once the rules have taken theirs: pattern, reason.
 UNUSED = (
     ("model.mm_projector.upsampler.model.0.*", "a second copy of the vision tower that is never run"),
@@ -71,6 +87,22 @@ UNUSED = (
     ("model.*.rotary_emb.inv_freq", "a buffer that is computed"),
     ("lm_head.weight", "tied to the input embeddings"),
 )
+
+# How an export fills released tensors that are never used: name, shape in letters (q queries, d width of the text
+# model, c of the tower), how the released code initialises it. The copy of the tower is copied from the tower.
+TOWER_COPY = ("model.mm_projector.upsampler.model.0.vision_tower.vision_model.", "model.visual.vision_tower.")
+UNUSED_FILLED = (
+    ("query", "qd", "normal"),
+    ("kv_proj.weight", "dc", "normal"),
+    ("upsampler.model.1.norm.weight", "c", "ones"),
+    ("upsampler.model.1.norm.bias", "c", "zeros"),
+)
+UNUSED_LEVEL_FILLED = (
+    ("features_{}x_projector.weight", "dc", "normal"),
+    ("features_{}x_projector.bias", "d", "zeros"),
+    ("feature_{}x_embedding", "11d", "zeros"),
+)
+NUM_RELEASED_LEVELS = 4
 
 
 class Operation(NamedTuple):
@@ -180,6 +212,42 @@ def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
     return rules
 
 
+def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
+    """Name and shape of every tensor that a checkpoint of this configuration holds."""
+    with torch.device("meta"):
+        model = LlavaUhdV2ForConditionalGeneration(config)
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del shapes[OUTPUT_EMBEDDINGS]
+    return shapes
+
+
+def with_rows(shapes: Mapping[str, Sequence[int]], rows: int) -> dict[str, list[int]]:
+    """Our shapes with another number of rows in the embeddings."""
+    tables = {INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS} & shapes.keys()
+    return {name: [rows, *shape[1:]] if name in tables else list(shape) for name, shape in shapes.items()}
+
+
+def unused_fillings(config: LlavaUhdV2Config) -> dict[str, tuple[list[int], str]]:
+    """Shape and filling ("normal", "zeros", "ones") of the released tensors that are never used, by name.
+
+    The copy of the vision tower is not among them.
+    """
+    letters = {
+        "1": 1,
+        "q": math.prod(config.projector_config.query_grid),
+        "d": config.text_config.hidden_size,
+        "c": config.vision_config.hidden_size,
+    }
+    levels = set(range(NUM_RELEASED_LEVELS)) - set(config.projector_config.levels)
+    filled = [*UNUSED_FILLED]
+    for level in sorted(levels):
+        filled += [(name.format(2**level), shape, filling) for name, shape, filling in UNUSED_LEVEL_FILLED]
+    return {
+        RELEASED_PROJECTOR + name: ([letters[letter] for letter in shape], filling) for name, shape, filling in filled
+    }
+
+
 @dataclass(frozen=True)
 class WeightPlan:
     """How the tensors of one checkpoint are converted.
@@ -211,17 +279,9 @@ def plan_weights(
     rules = build_rules(our_shapes, projector)
     by_our_name = {name: rule for rule in rules for name in rule.ours}
     problems = [f"no rule fills our `{name}`" for name in our_shapes if name not in by_our_name]
+    problems += rule_problems(rules, released_shapes, our_shapes)
     taken = {name for rule in rules for name in rule.released}
-    for rule in rules:
-        ours = [torch.empty(tuple(our_shapes[name]), device="meta") for name in rule.ours]
-        for name, expected in rule.to_released(ours).items():
-            if name not in released_shapes:
-                problems.append(f"missing: `{name}` {list(expected.shape)}")
-            elif tuple(released_shapes[name]) != tuple(expected.shape):
-                problems.append(
-                    f"wrong shape: `{name}` is {list(released_shapes[name])}, must be {list(expected.shape)}"
-                )
-    unused = {name: _reason_to_leave_out(name) for name in released_shapes if name not in taken}
+    unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
     problems += [f"unknown: `{name}` {list(released_shapes[name])}" for name, reason in unused.items() if not reason]
     if problems:
         raise ValueError(
@@ -231,5 +291,23 @@ def plan_weights(
     return WeightPlan(by_our_name, unused)
 
 
-def _reason_to_leave_out(name: str) -> str:
+def rule_problems(
+    rules: Iterable[Rule], released_shapes: Mapping[str, Sequence[int]], our_shapes: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """What is missing or of the wrong shape among the released tensors that the rules take, in words."""
+    problems = []
+    for rule in rules:
+        ours = [torch.empty(tuple(our_shapes[name]), device="meta") for name in rule.ours]
+        for name, expected in rule.to_released(ours).items():
+            if name not in released_shapes:
+                problems.append(f"missing: `{name}` {list(expected.shape)}")
+            elif tuple(released_shapes[name]) != tuple(expected.shape):
+                problems.append(
+                    f"wrong shape: `{name}` is {list(released_shapes[name])}, must be {list(expected.shape)}"
+                )
+    return problems
+
+
+def reason_to_leave_out(name: str) -> str:
+    """Why a released tensor that no rule takes has no place in our model; empty if there is no reason."""
     return next((reason for pattern, reason in UNUSED if fnmatchcase(name, pattern)), "")

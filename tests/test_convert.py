@@ -1,7 +1,6 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Conversion of released checkpoints: names and shapes at real size, tiny recorded ones from end to end."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -9,55 +8,23 @@ from pathlib import Path
 import convert_checkpoint as conversion
 import pytest
 import torch
-from convert_checkpoint import convert_checkpoint
-from safetensors.torch import load, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+import weight_files
+from checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
+from released_config import build_config, build_text_config, build_vision_config
+from safetensors.torch import save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, LlamaConfig
 from typer.testing import CliRunner
-from weight_map import build_rules, plan_weights
+from weight_map import build_rules, model_shapes, plan_weights, with_rows
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 
 
-GOLDEN = Path(__file__).parent / "golden"
-EXPECTED = {
-    "a_llama_permute": {"token_layout": "spatial", "levels": [0, 1, 2], "text": "llama", "image_suffix": " "},
-    "b_qwen2": {"token_layout": "sequential", "levels": [0, 2], "text": "qwen2", "image_suffix": ""},
-    "c_llama": {"token_layout": "sequential", "levels": [0, 2], "text": "llama", "image_suffix": " "},
-}
 PROJECTOR = "model.visual.projector."
 RELEASED_PROJECTOR = "model.mm_projector."
 EMBEDDINGS = {
     "model.language_model.embed_tokens.weight": "model.embed_tokens.weight",
     "lm_head.weight": "lm_head.weight",
 }
-
-
-def write_released(reference: Path, name: str, folder: Path) -> Path:
-    """A folder in the released layout, with a toy tokenizer and the tower's config."""
-    recorded = reference / "e2e" / name / "checkpoint"
-    if not recorded.is_dir() and reference == GOLDEN:
-        pytest.skip(f"{name} is not in the committed subset of the recordings")
-    tokenizer = "byte_level_qwen_like" if EXPECTED[name]["text"] == "qwen2" else "sentencepiece_llama_like"
-    folder.mkdir()
-    for path in [*recorded.glob("*.json"), *(reference / "tokenizers" / tokenizer).iterdir()]:
-        shutil.copyfile(path, folder / path.name)
-    with gzip.open(recorded / "model.safetensors.gz") as packed, open(folder / "model.safetensors", "wb") as target:
-        shutil.copyfileobj(packed, target)
-    return folder
-
-
-def convert(source: Path, output: Path, **kwargs) -> Path:
-    convert_checkpoint(source, output, **{"vision_config": source / "vision_tower_config.json"} | kwargs)
-    return output
-
-
-def edit_json(path: Path, **changes) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    shards = [load(path.read_bytes()) for path in folder.glob("*.safetensors")]
-    return {name: tensor for shard in shards for name, tensor in shard.items()}
 
 
 @pytest.fixture(scope="module", params=EXPECTED)
@@ -88,9 +55,9 @@ def test_real_names_and_shapes_are_all_mapped(reference, name):
         "mm_vision_select_layer": -2,
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
     }
-    text_config = conversion.build_text_config(values)
-    config = conversion.build_config(values, text_config, conversion.build_vision_config(values, None), 13)
-    plan = plan_weights(recorded["model"], conversion.model_shapes(config), config.projector_config)
+    text_config = build_text_config(values)
+    config = build_config(values, text_config, build_vision_config(values, None), 13)
+    plan = plan_weights(recorded["model"], model_shapes(config), config.projector_config)
 
     taken = {released for rule in plan.rules.values() for released in rule.released}
     assert taken | plan.unused.keys() == recorded["model"].keys()
@@ -101,7 +68,7 @@ def test_real_names_and_shapes_are_all_mapped(reference, name):
 def test_default_configuration_has_the_shapes_of_the_released_vicuna_7b(reference):
     recorded = json.loads((reference / "keys_vicuna7b.json").read_text())
     config = LlavaUhdV2Config()
-    shapes = conversion._without_new_rows(conversion.model_shapes(config), 32000)
+    shapes = with_rows(model_shapes(config), 32000)
     plan_weights(recorded["model"], shapes, config.projector_config)
     assert recorded["language_config"].items() <= {**config.text_config.to_dict(), "vocab_size": 32000}.items()
 
@@ -205,6 +172,8 @@ def test_bin_shards_give_the_same(released, converted, tmp_path):
     (source / "pytorch_model.bin.index.json").unlink()
     without_index = convert(source, tmp_path / "without_index")
     for path in converted.iterdir():
+        if path.name == "conversion.json":
+            continue
         assert path.read_bytes() == (with_index / path.name).read_bytes(), path.name
         assert path.read_bytes() == (without_index / path.name).read_bytes(), path.name
 
@@ -224,13 +193,19 @@ def test_new_rows_are_the_mean_or_zero_and_the_others_untouched(source, tmp_path
     assert not (embeddings[:32000] == embeddings[32000]).all(-1).any()  # it can be told from every other row
     assert not head[32000].any()
     files = {path.name for path in output.iterdir()}
-    assert files == {"config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"}
+    assert files == {
+        "config.json",
+        "conversion.json",
+        "generation_config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
 
 
 def test_rows_without_token_can_not_be_generated(source, tmp_path):
     weights = read_weights(source)
     vocabulary = [f"<{index}>" for index in range(32000 - 519)]  # one more than the embeddings have rows for
-    tokenizer = conversion.AutoTokenizer.from_pretrained(source, config=conversion.LlamaConfig())
+    tokenizer = AutoTokenizer.from_pretrained(source, config=LlamaConfig())
     tokenizer.add_tokens(vocabulary)
     tokenizer.save_pretrained(source)
     output = convert(source, tmp_path / "output")
@@ -253,7 +228,7 @@ def test_dtype(source, tmp_path):
 
 def test_shards_with_index(source, tmp_path, monkeypatch):
     whole = read_weights(convert(source, tmp_path / "whole", skip_tokenizer=True))
-    monkeypatch.setattr(conversion, "MAX_SHARD_SIZE", 4 * 10**6)
+    monkeypatch.setattr(weight_files, "MAX_SHARD_SIZE", 4 * 10**6)
     output = convert(source, tmp_path / "shards", skip_tokenizer=True)
     index = json.loads((output / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) == len(list(output.glob("*.safetensors"))) == 3
@@ -365,7 +340,7 @@ def test_mixed_dtypes_need_a_choice(source, tmp_path):
     weights = read_weights(source)
     weights["model.mm_projector.pos_embed"] = weights["model.mm_projector.pos_embed"].float()
     save_file(weights, source / "model.safetensors")
-    assert_refused(source, "1 of F32 (such as `model.mm_projector.pos_embed`)", "BF16", "--dtype")
+    assert_refused(source, "1 of float32 (such as `model.mm_projector.pos_embed`)", "bfloat16", "--dtype")
     convert(source, tmp_path / "output", dtype="bfloat16")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The authors' tiny checkpoints, converted: embeddings, logits, loss and greedy answers equal to the recorded ones."""
+"""The authors' tiny checkpoints, converted in every way: embeddings, logits, loss and greedy answers as recorded."""
 
 import gzip
 import json
@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 from convert_checkpoint import convert_checkpoint
+from export_checkpoint import export_checkpoint
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
@@ -18,28 +19,58 @@ from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 IMAGE = -200  # the released code's mark for an image in input_ids
 
 
-class Recorded:
-    """One recorded checkpoint after conversion to float32, and what the authors' model answered."""
+def write_bin_shards(weights, source):
+    """Two .bin shards, the second in the format that cannot be mapped."""
+    names = sorted(weights)
+    torch.save({name: weights[name] for name in names[::2]}, source / "pytorch_model-00001-of-00002.bin")
+    second = {name: weights[name] for name in names[1::2]}
+    torch.save(second, source / "pytorch_model-00002-of-00002.bin", _use_new_zipfile_serialization=False)
 
-    def __init__(self, folder, work):
-        source = work / "source"
+
+def write_safetensors_shards(weights, source):
+    names = sorted(weights)
+    weight_map = {}
+    for index in (0, 1, 2):
+        shard = {name: weights[name] for name in names[index::3]}
+        weight_map |= dict.fromkeys(shard, f"model-0000{index + 1}-of-00003.safetensors")
+        save_file(shard, source / f"model-0000{index + 1}-of-00003.safetensors")
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def write_one_file(weights, source):
+    save_file(weights, source / "model.safetensors")
+
+
+# How the source is written, in which dtype, which dtype is asked for, and whether it goes there and back again.
+PATHS = {
+    "float32 from bfloat16": (write_one_file, torch.bfloat16, "float32", False),
+    "bin shards": (write_bin_shards, torch.bfloat16, "float32", False),
+    "safetensors shards": (write_safetensors_shards, torch.bfloat16, "float32", False),
+    "bfloat16": (write_one_file, torch.bfloat16, None, False),
+    "float16": (write_one_file, torch.float16, None, False),
+    "convert, export, convert": (write_one_file, torch.bfloat16, None, True),
+}
+
+
+class Recorded:
+    """One recorded checkpoint after conversion, loaded in float32, and what the authors' model answered."""
+
+    def __init__(self, folder, work, path):
+        write, source_dtype, dtype, and_back = PATHS[path]
+        source, converted = work / "source", work / "converted"
         source.mkdir()
-        with (
-            gzip.open(folder / "checkpoint/model.safetensors.gz") as packed,
-            open(source / "model.safetensors", "wb") as target,
-        ):
-            shutil.copyfileobj(packed, target)
+        weights = load(gzip.decompress((folder / "checkpoint/model.safetensors.gz").read_bytes()))
+        write({name: tensor.to(source_dtype) for name, tensor in weights.items()}, source)
         for name in ("config.json", "generation_config.json"):
             shutil.copyfile(folder / "checkpoint" / name, source / name)
-        convert_checkpoint(
-            source,
-            work / "converted",
-            vision_config=folder / "checkpoint/vision_tower_config.json",
-            dtype="float32",
-            skip_tokenizer=True,
-        )
-        self.model = AutoModelForImageTextToText.from_pretrained(work / "converted").eval()
-        self.image_processor = AutoImageProcessor.from_pretrained(work / "converted")
+        options = {"vision_config": folder / "checkpoint/vision_tower_config.json", "skip_tokenizer": True}
+        convert_checkpoint(source, converted, dtype=dtype, **options)
+        if and_back:
+            export_checkpoint(converted, work / "exported")
+            shutil.rmtree(converted)
+            convert_checkpoint(work / "exported", converted, **options)
+        self.model = AutoModelForImageTextToText.from_pretrained(converted, dtype=torch.float32).eval()
+        self.image_processor = AutoImageProcessor.from_pretrained(converted)
         self.outputs = json.loads((folder / "outputs.json").read_text())
         self.tensors = load_file(folder / "outputs.safetensors")
         self.folder = folder
@@ -66,11 +97,17 @@ class Recorded:
         return expanded
 
 
-@pytest.fixture(scope="module")
-def checkpoints(reference, tmp_path_factory):
+QUICK = ("float32 from bfloat16", "convert, export, convert")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, marks=() if path in QUICK else pytest.mark.slow) for path in PATHS],
+)
+def checkpoints(request, reference, tmp_path_factory):
     folders = sorted(path for path in (reference / "e2e").iterdir() if path.is_dir())
     assert folders
-    return [Recorded(folder, tmp_path_factory.mktemp(folder.name)) for folder in folders]
+    return [Recorded(folder, tmp_path_factory.mktemp(folder.name), request.param) for folder in folders]
 
 
 @torch.no_grad()

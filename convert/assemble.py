@@ -1,0 +1,311 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Builds a checkpoint to be trained, from a vision tower and a language model.
+
+    python convert/assemble.py VISION_TOWER TEXT_MODEL OUTPUT [--vdim FILE] [--projector FILE]
+
+The projector is new, as the model itself initialises it, unless its files are given: the up-sampler's pre-training
+file of the authors (--vdim), their projector after stage 1 (--projector). Where both have a tensor, the projector's
+is taken.
+"""
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from checkpoint_folder import (
+    PARTIAL,
+    check_disk_space,
+    errors_as_messages,
+    names_by_value,
+    prepare_output,
+    read_json,
+    small_files,
+    staged,
+    write_record,
+)
+from convert_checkpoint import choose_dtype, converted_tensor
+from processor_files import IMAGE_TOKEN, build_generation_config, build_processor, load_tokenizer
+from released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils import IMAGE_PROCESSOR_NAME
+from weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from weight_map import (
+    PROJECTOR,
+    UPSAMPLER,
+    VDIM_PREFIX,
+    VDIM_UNUSED,
+    Rule,
+    build_rules,
+    model_shapes,
+    reason_to_leave_out,
+    rule_problems,
+    with_rows,
+)
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
+
+
+TOWER = "model.visual.vision_tower."
+TEXT = "model.language_model."
+BUFFERS = ("*.position_ids", "*.inv_freq")  # computed, though some files hold them
+
+
+def assemble(
+    vision_tower: Path,
+    text_model: Path,
+    output: Path,
+    *,
+    vdim: Path | None = None,
+    projector: Path | None = None,
+    levels: tuple[int, ...] = (0, 1, 2),
+    token_layout: Literal["spatial", "sequential"] = "spatial",
+    row_separator_id: int = ROW_SEPARATOR_ID,
+    slice_separator_id: int = SLICE_SEPARATOR_ID,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    seed: int = 0,
+) -> None:
+    """Puts a checkpoint together in the folder `output`.
+
+    Args:
+        vision_tower: folder of a CLIP (whole, or its vision part), SigLIP or DINOv2 model.
+        text_model: folder of a causal language model and its tokenizer.
+        output: folder to write; it must not exist, or be empty.
+        vdim: the authors' pre-training file of the up-sampler.
+        projector: the authors' projector after stage 1.
+        levels: of the pyramid.
+        token_layout: order of an image's tokens.
+        row_separator_id: token of the text model whose embedding ends a row.
+        slice_separator_id: token of the text model whose embedding separates slices.
+        dtype: of all weights; by default that of the text model's.
+        seed: of the new weights' random numbers.
+
+    Raises:
+        ValueError: if `output` is in use or does not fit on its disk, or a part is missing, unreadable, not supported
+            or does not fit the others. Nothing is left in `output` then.
+    """
+    output = output.resolve()
+    prepare_output(output, "config.json")
+    text_config = _load_config(text_model)
+    tokenizer = load_tokenizer(text_model, text_config)
+    text_rows = text_config.vocab_size
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    text_config.vocab_size = max(text_rows, image_token_id + 1)
+    config = LlavaUhdV2Config(
+        vision_config=_load_config(vision_tower, "vision_config"),
+        text_config=text_config,
+        projector_config={"levels": list(levels)},
+        image_token_id=image_token_id,
+        token_layout=token_layout,
+        row_separator_id=row_separator_id,
+        slice_separator_id=slice_separator_id,
+        architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
+    )
+    shapes = model_shapes(config)
+    files = {"vision_tower": WeightFiles.from_folder(vision_tower), "text_model": WeightFiles.from_folder(text_model)}
+    rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), text_config)}
+    if vdim is not None:
+        files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
+        rules["vdim"] = vdim_rules(files["vdim"].shapes, shapes, config)
+    if projector is not None:
+        files["projector"] = WeightFiles([projector])
+        rules["projector"] = projector_rules(files["projector"].shapes, shapes, config)
+
+    text_names = {name for rule in rules["text_model"] for name in rule.released}
+    config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, dtype)
+    tensors, origins = {}, {}
+    small_parts = {"initialised": initial_projector(config, seed), "vision_tower": load_tower(vision_tower, config)}
+    for origin, part in small_parts.items():
+        for name, tensor in part.items():
+            tensors[name], origins[name] = LazyTensor(tensor.shape, lambda tensor=tensor: [tensor], (name,)), origin
+    for part, part_rules in rules.items():
+        for rule in part_rules:
+            for name in rule.ours:
+                tensors[name] = converted_tensor(files[part], rule, name, shapes[name], config.dtype)
+                origins[name] = part
+    check_disk_space(output, total_size(tensors, config.dtype))
+    print(", ".join(f"{count} tensors: {origin}" for origin, count in Counter(origins.values()).items()) + ".")
+
+    with staged(output, "config.json") as folder:
+        hashes = write_shards(folder, {name: tensors[name] for name in shapes}, config.dtype)
+        build_generation_config(text_model, config, tokenizer, text_rows).save_pretrained(folder)
+        build_processor(config, tokenizer, **_normalisation(vision_tower)).save_pretrained(folder)
+        config.to_json_file(folder / f"config.json{PARTIAL}")
+        sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
+        for part, path in (("vision_tower", vision_tower), ("text_model", text_model)):
+            sources |= {f"{part}/{file.name}": file for file in small_files(path)}
+        write_record(
+            folder,
+            script=Path(__file__).name,
+            options={
+                "levels": list(levels),
+                "token_layout": token_layout,
+                "row_separator_id": row_separator_id,
+                "slice_separator_id": slice_separator_id,
+                "dtype": dtype,
+                "seed": seed,
+            },
+            sources=sources,
+            hashes=hashes,
+            initialised=names_by_value(origins).get("initialised", []),
+        )
+    print(f"Saved in {output}.")
+
+
+def _load_config(folder: Path, part: str | None = None) -> PreTrainedConfig:
+    read_json(folder / "config.json")
+    config = AutoConfig.from_pretrained(folder)
+    config = getattr(config, part, config) if part else config
+    config.dtype = None
+    return config
+
+
+def _normalisation(vision_tower: Path) -> dict[str, list[float]]:
+    """Mean and standard deviation of the pixels that the tower was trained on, where its folder says them."""
+    path = vision_tower / IMAGE_PROCESSOR_NAME
+    values = read_json(path) if path.is_file() else {}
+    return {key: values[key] for key in ("image_mean", "image_std") if key in values}
+
+
+def _refuse(part: str, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"The tensors of {part} do not fit, {len(problems)} problem(s):\n" + "\n".join(problems))
+
+
+def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor]:
+    """The tensors of the vision tower under our names, read by its own class, which knows the names in older files.
+
+    Raises:
+        ValueError: if a tensor is missing or of the wrong shape.
+    """
+    tower, report = MODEL_MAPPING[type(config.vision_config)].from_pretrained(
+        folder, config=config.vision_config, dtype="auto", output_loading_info=True
+    )
+    _refuse("the vision tower", [f"missing: `{name}`" for name in sorted(report["missing_keys"])])
+    return {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
+
+
+def text_rules(
+    text_shapes: dict[str, list[int]], shapes: dict[str, list[int]], text_config: PreTrainedConfig
+) -> list[Rule]:
+    """Rules for the language model, by the names of its own class.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of the wrong shape.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(text_config)
+    head = next(name for name, module in model.named_modules() if module is model.get_output_embeddings())
+    prefixes = ((TEXT, f"{model.base_model_prefix}."), ("lm_head.", f"{head}."))
+    rules = [
+        Rule((text + name.removeprefix(ours),), (name,))
+        for name in shapes
+        for ours, text in prefixes
+        if name.startswith(ours)
+    ]
+    tied = {f"{head}.weight"} if text_config.tie_word_embeddings else set()
+    _refuse("the text model", rule_problems(rules, text_shapes, shapes) + _unknown(text_shapes.keys() - tied, rules))
+    return rules
+
+
+def vdim_rules(
+    vdim_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
+) -> list[Rule]:
+    """Rules for the up-sampler's pre-training file; what served that training alone is left out.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of the wrong shape.
+    """
+    ours, released = VDIM_PREFIX
+    rules = [
+        Rule(tuple(ours + name.removeprefix(released) for name in rule.released), rule.ours, rule.operation)
+        for rule in build_rules([], config.projector_config)
+        if rule.ours[0].startswith(UPSAMPLER)
+    ]
+    found = {name for name in vdim_shapes if not any(fnmatchcase(name, pattern) for pattern in VDIM_UNUSED)}
+    _refuse("the VDIM file", rule_problems(rules, vdim_shapes, shapes) + _unknown(found, rules))
+    return rules
+
+
+def projector_rules(
+    projector_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
+) -> list[Rule]:
+    """Rules for the projector after stage 1; what is never used is left out.
+
+    Raises:
+        ValueError: if a tensor is missing, unknown or of the wrong shape.
+    """
+    rules = build_rules([], config.projector_config)
+    found = {name for name in projector_shapes if not reason_to_leave_out(name)}
+    _refuse("the projector", rule_problems(rules, projector_shapes, shapes) + _unknown(found, rules))
+    return rules
+
+
+def _unknown(names: set[str], rules: list[Rule]) -> list[str]:
+    taken = {name for rule in rules for name in rule.released}
+    return [
+        f"unknown: `{name}`"
+        for name in sorted(names - taken)
+        if not any(fnmatchcase(name, pattern) for pattern in BUFFERS)
+    ]
+
+
+def initial_projector(config: LlavaUhdV2Config, seed: int) -> dict[str, torch.Tensor]:
+    """The tensors of a new projector, by name, as the model itself initialises them."""
+    with torch.device("meta"):
+        model = LlavaUhdV2ForConditionalGeneration(config)
+    projector = model.model.visual.projector.float().to_empty(device="cpu")
+    for parameter in projector.parameters():
+        nn.init.constant_(parameter, float("nan"))  # what the model forgets to initialise is refused when written
+    torch.manual_seed(seed)
+    projector.apply(model._init_weights)
+    return {PROJECTOR + name: tensor for name, tensor in projector.state_dict().items()}
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    vision_tower: Annotated[Path, typer.Argument(help="Folder of the vision tower.", exists=True, file_okay=False)],
+    text_model: Annotated[Path, typer.Argument(help="Folder of the language model.", exists=True, file_okay=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
+    vdim: Annotated[Path | None, typer.Option(help="The authors' pre-training file of the up-sampler.")] = None,
+    projector: Annotated[Path | None, typer.Option(help="The authors' mm_projector.bin after stage 1.")] = None,
+    levels: Annotated[str, typer.Option(help="Levels of the pyramid.")] = "0,1,2",
+    token_layout: Annotated[
+        Literal["spatial", "sequential"], typer.Option(help="Order of an image's tokens.")
+    ] = "spatial",
+    row_separator_id: Annotated[int, typer.Option(help="Token whose embedding ends a row.")] = ROW_SEPARATOR_ID,
+    slice_separator_id: Annotated[
+        int, typer.Option(help="Token whose embedding separates slices.")
+    ] = SLICE_SEPARATOR_ID,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="By default that of the language model.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the new weights' random numbers.")] = 0,
+) -> None:
+    """Builds a checkpoint to be trained, from a vision tower and a language model."""
+    with errors_as_messages():
+        if not all(level.strip().isdecimal() for level in levels.split(",")):
+            raise ValueError(f"--levels must be numbers with commas between them, such as 0,1,2; got {levels!r}.")
+        assemble(
+            vision_tower,
+            text_model,
+            output,
+            vdim=vdim,
+            projector=projector,
+            levels=tuple(int(level) for level in levels.split(",")),
+            token_layout=token_layout,
+            row_separator_id=row_separator_id,
+            slice_separator_id=slice_separator_id,
+            dtype=dtype,
+            seed=seed,
+        )
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,235 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Writes our checkpoint in the layout of the authors' released ones, so that their code loads it.
+
+    python convert/export_checkpoint.py SOURCE OUTPUT [--vision-tower openai/clip-vit-large-patch14-336]
+
+Every tensor that the authors' loader expects is written. Those that are used are ours under their names; those that
+are never used are filled, and a table says how. Nothing is rounded: the dtype stays (float32 where there are several),
+and converting OUTPUT back gives SOURCE bit for bit.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from checkpoint_folder import (
+    PARTIAL,
+    check_disk_space,
+    errors_as_messages,
+    names_by_value,
+    prepare_output,
+    small_files,
+    staged,
+    write_json,
+    write_record,
+)
+from convert_checkpoint import new_rows, widest_dtype
+from processor_files import TOKENIZER_FILES, unspeakable_ids
+from released_config import KNOWN_VISION_TOWER, released_values
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+from weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from weight_map import (
+    INPUT_EMBEDDINGS,
+    OUTPUT_EMBEDDINGS,
+    TOWER_COPY,
+    Rule,
+    build_rules,
+    model_shapes,
+    unused_fillings,
+    with_rows,
+)
+
+from llava_uhd_v2_hf import LlavaUhdV2Config
+
+
+SEED = 0  # of the random numbers in tensors that are never used
+INITIALIZER_RANGE = 0.02
+OURS = "ours, under another name"
+
+
+def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"openai/{KNOWN_VISION_TOWER}") -> None:
+    """Writes our checkpoint `source` in the released layout into the folder `output`.
+
+    Rows of the embeddings that a conversion added and nothing has trained are left out again.
+
+    Args:
+        source: folder of our checkpoint.
+        output: folder to write; it must not exist, or be empty.
+        vision_tower: `mm_vision_tower`, from which the released code reads the tower's shape.
+
+    Raises:
+        ValueError: if `output` is in use or does not fit on its disk, `source` is not a complete checkpoint of ours,
+            or the released code cannot compute such a model. Nothing is left in `output` then.
+    """
+    source, output = source.resolve(), output.resolve()
+    prepare_output(output, "config.json")
+    config = read_config(source)
+    weights = WeightFiles.from_folder(source)
+    refuse_other_tensors(weights, model_shapes(config))
+    config.dtype = widest_dtype(weights.dtypes)
+    rows = count_source_rows(weights, config)
+    values = released_values(config, rows, vision_tower)
+    tensors, origins = exported_tensors(weights, config, rows)
+    check_disk_space(output, total_size(tensors, config.dtype))
+
+    with staged(output, "config.json") as folder:
+        hashes = write_shards(folder, tensors, config.dtype)
+        _write_text_files(source, folder, config, rows)
+        write_json(folder / f"config.json{PARTIAL}", values)
+        write_record(
+            folder,
+            script=Path(__file__).name,
+            options={"vision_tower": Path(vision_tower)},
+            sources={path.name: path for path in [*weights.paths, *small_files(source)]},
+            hashes=hashes,
+            filled=names_by_value({name: origin for name, origin in origins.items() if origin != OURS}),
+        )
+    _report(origins, config.text_config.vocab_size - rows)
+    print(f"Saved in {output}.")
+
+
+def read_config(folder: Path) -> LlavaUhdV2Config:
+    """
+    Raises:
+        ValueError: if the folder is not a checkpoint of ours.
+    """
+    values, _ = LlavaUhdV2Config.get_config_dict(folder)
+    if values.get("model_type") != LlavaUhdV2Config.model_type:
+        raise ValueError(
+            f"{folder} must be a checkpoint of type `{LlavaUhdV2Config.model_type}`, "
+            f"but its config.json says `model_type`={values.get('model_type')!r}."
+        )
+    return LlavaUhdV2Config.from_pretrained(folder)
+
+
+def refuse_other_tensors(weights: WeightFiles, shapes: dict[str, list[int]]) -> None:
+    """
+    Raises:
+        ValueError: if the tensors are not exactly those of the model, naming all differences.
+    """
+    problems = [f"missing: `{name}`" for name in shapes.keys() - weights.shapes.keys()]
+    problems += [f"unknown: `{name}`" for name in weights.shapes.keys() - shapes.keys()]
+    problems += [
+        f"wrong shape: `{name}` is {weights.shapes[name]}, must be {shapes[name]}"
+        for name in shapes.keys() & weights.shapes.keys()
+        if weights.shapes[name] != shapes[name]
+    ]
+    if problems:
+        raise ValueError("The weights do not fit config.json:\n" + "\n".join(sorted(problems)))
+
+
+def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
+    """Rows of the embeddings without those at their end that a conversion would add again just so."""
+    tables = [name for name in (INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS) if name in weights.shapes]
+    embeddings = weights.read(INPUT_EMBEDDINGS)
+    rows = len(embeddings)
+    if config.image_token_id != rows - 1:
+        return rows
+    differs = (embeddings != embeddings[-1]).any(dim=1).nonzero()
+    kept = int(differs[-1]) + 1 if len(differs) else rows
+    for name in tables:
+        table = weights.read(name)
+        added = new_rows(name, table[:kept], rows - kept, table.dtype)
+        if not torch.equal(table[kept:], added):
+            return rows
+    return kept
+
+
+def exported_tensors(
+    weights: WeightFiles, config: LlavaUhdV2Config, rows: int
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Every tensor of the released layout, and where it comes from, both by name.
+
+    Args:
+        weights: ours.
+        config: ours.
+        rows: rows of the embeddings to write.
+    """
+    shapes = with_rows(model_shapes(config), rows)
+    generator = torch.Generator().manual_seed(SEED)
+    tensors, origins = {}, {}
+    for rule in build_rules(shapes, config.projector_config):
+        ours = [torch.empty(shapes[name], device="meta") for name in rule.ours]
+        for name, expected in rule.to_released(ours).items():
+            tensors[name] = LazyTensor(expected.shape, _reader(weights, rule, name, rows), rule.ours)
+            origins[name] = OURS
+    released_prefix, our_prefix = TOWER_COPY
+    for ours in shapes:
+        if ours.startswith(our_prefix):
+            name = released_prefix + ours.removeprefix(our_prefix)
+            tensors[name] = LazyTensor(shapes[ours], _reader(weights, Rule((name,), (ours,)), name, rows), (ours,))
+            origins[name] = "copied from the vision tower"
+    for name, (shape, filling) in unused_fillings(config).items():
+        value = _fill(shape, filling, generator)  # drawn in this order, whatever the shards
+        tensors[name] = LazyTensor(shape, lambda value=value: [value], (name,))
+        origins[name] = f"initialised ({filling})"
+    if config.tie_word_embeddings:
+        rule = Rule((OUTPUT_EMBEDDINGS,), (INPUT_EMBEDDINGS,))
+        tensors[OUTPUT_EMBEDDINGS] = LazyTensor(
+            shapes[INPUT_EMBEDDINGS], _reader(weights, rule, OUTPUT_EMBEDDINGS, rows), rule.ours
+        )
+        origins[OUTPUT_EMBEDDINGS] = "copied from the input embeddings"
+    return tensors, origins
+
+
+def _reader(weights: WeightFiles, rule: Rule, released: str, rows: int):
+    def read() -> list[Tensor]:
+        tables = {INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS}
+        ours = [weights.read(name)[:rows] if name in tables else weights.read(name) for name in rule.ours]
+        return [rule.to_released(ours)[released]]
+
+    return read
+
+
+def _fill(shape: list[int], filling: str, generator: torch.Generator) -> Tensor:
+    if filling == "normal":
+        return torch.nn.init.trunc_normal_(torch.empty(shape), std=INITIALIZER_RANGE, generator=generator)
+    return torch.full(shape, {"zeros": 0.0, "ones": 1.0}[filling])
+
+
+def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows: int) -> None:
+    """The tokenizer, and the generation config without what a conversion adds."""
+    tokenizer = None
+    if any((source / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.save_pretrained(folder)
+    if (source / GENERATION_CONFIG_NAME).is_file():
+        generation_config = GenerationConfig.from_pretrained(source)
+        suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)
+        generation_config.suppress_tokens = sorted(suppressed) or None
+        generation_config.save_pretrained(folder)
+
+
+def _report(origins: dict[str, str], cut_rows: int) -> None:
+    print(f"{'tensors':>8}  where they come from")
+    for origin, count in Counter(origins.values()).most_common():
+        print(f"{count:8}  {origin}")
+    for name, origin in origins.items():
+        if origin.startswith("initialised"):
+            print(f"          {origin}: {name}")
+    if cut_rows:
+        print(f"{cut_rows} row(s) of the embeddings left out, which the conversion had added.")
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    source: Annotated[Path, typer.Argument(help="Folder of our checkpoint.", exists=True, file_okay=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
+    vision_tower: Annotated[
+        str, typer.Option(help="Name or path from which the authors' code reads the tower's shape.")
+    ] = f"openai/{KNOWN_VISION_TOWER}",
+) -> None:
+    """Writes our checkpoint in the layout of the authors' released ones."""
+    with errors_as_messages():
+        export_checkpoint(source, output, vision_tower=vision_tower)
+
+
+if __name__ == "__main__":
+    app()

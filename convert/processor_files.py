@@ -1,0 +1,104 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Tokenizer, processor and generation config of a checkpoint folder."""
+
+from pathlib import Path
+from typing import Any
+
+from checkpoint_folder import read_json
+from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
+from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+
+
+IMAGE_TOKEN = "<image>"
+MAX_SLICES = 9  # with which the released models were evaluated
+CHAT_TEMPLATES = {"llama": VICUNA_V1_TEMPLATE, "qwen2": QWEN_CHATML_TEMPLATE}  # by type of the text model
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer, sentencepiece or fast, with the image token, a chat template and padding on the left.
+
+    Raises:
+        ValueError: if the folder has no tokenizer, it cannot be read, or there is no chat template for the text model.
+    """
+    if not any((source / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config)
+    except Exception as error:  # each kind of file has its own
+        raise ValueError(f"The tokenizer of {source} cannot be read; is a file truncated? ({error})") from error
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.chat_template = CHAT_TEMPLATES.get(text_config.model_type, tokenizer.chat_template)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"The tokenizer of {source} has no chat template; set its `chat_template` and save it.")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def build_processor(
+    config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, **image_values: Any
+) -> LlavaUhdV2Processor | LlavaUhdV2ImageProcessor:
+    """The processor of a model, or without tokenizer its image processor alone.
+
+    Args:
+        config: the model's.
+        tokenizer: with the image token among its tokens.
+        image_values: further arguments of the image processor.
+    """
+    image_processor = LlavaUhdV2ImageProcessor(
+        max_slices=MAX_SLICES,
+        slice_resolution=config.vision_config.image_size,
+        patch_size=config.vision_config.patch_size,
+        **image_values,
+    )
+    if tokenizer is None:
+        return image_processor
+    # Tokenizers that put a space mark before a text have one after the image too: the released code tokenises the
+    # texts around an image one by one.
+    first = tokenizer.tokenize("a")[0]
+    return LlavaUhdV2Processor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        query_grid=config.projector_config.query_grid,
+        token_layout=config.token_layout,
+        image_token=IMAGE_TOKEN,
+        image_suffix="" if first == "a" else " ",
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int) -> set[int]:
+    """The image token and every id that stands for no text.
+
+    Args:
+        config: the model's.
+        tokenizer: without it, nothing is known of the source's ids.
+        source_rows: rows of the source's embeddings; what lies behind was added.
+    """
+    rows = config.text_config.vocab_size
+    ids = {config.image_token_id, *range(source_rows, rows)}
+    if tokenizer is not None:
+        ids |= set(range(rows)) - set(tokenizer.get_vocab().values())
+    return ids
+
+
+def build_generation_config(
+    source: Path, config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int
+) -> GenerationConfig:
+    """The source's, which besides never generates the image token or an id that stands for no text."""
+    values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if (source / GENERATION_CONFIG_NAME).is_file():
+        values |= read_json(source / GENERATION_CONFIG_NAME)
+    values = {key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")}
+    if not values.get("do_sample"):
+        values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
+    if tokenizer is not None and values.get("pad_token_id") is None:
+        values["pad_token_id"] = tokenizer.pad_token_id
+    suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
+    return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})

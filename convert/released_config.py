@@ -1,0 +1,247 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The released config.json, one table for everything, and our configuration: from one to the other and back."""
+
+from pathlib import Path
+from typing import Any
+
+from checkpoint_folder import read_json
+from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG
+
+
+NUM_QUERY_SETS = 4
+# The released code has these two ids for every text model.
+ROW_SEPARATOR_ID = 13
+SLICE_SEPARATOR_ID = 29892
+
+TEXT_CONFIGS = {"llava_llama": LlamaConfig, "llava_qwen": Qwen2Config}
+ARCHITECTURES = {"llava_llama": "LlavaLlamaForCausalLM", "llava_qwen": "LlavaQwenForCausalLM"}
+# What a text model's numbers depend on and its weights' shapes may not show.
+REQUIRED_TEXT_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+)
+KNOWN_VISION_TOWER = "clip-vit-large-patch14-336"  # its shape is DEFAULT_VISION_CONFIG
+# `mm_projector_type` in the two versions of the released code, and the order of image tokens in each.
+TOKEN_LAYOUTS = {"adapt_spatial_resampler": "spatial", "adapt_spatial_resampler_v2": "sequential"}
+# Keys of the released config.json that change the numbers; where they are present there is no other choice.
+FIXED_VALUES = {
+    "mm_patch_merge_type": "flat",
+    "mm_resampler_type": None,
+    "mm_use_im_start_end": False,
+    "mm_vision_select_feature": "patch",
+    "quantization_config": None,
+}
+FIXED_VALUES_OF_LAYOUT = {
+    "spatial": {"feature_mode": "featup_muti_res", "model_mode": None},
+    "sequential": {"feature_mode": None, "model_mode": "uhd_v2"},
+}
+# What a released config.json says besides: how it was trained, and options that have no effect on this model.
+USUAL_VALUES = {
+    "mm_projector_lr": None,
+    "mm_use_im_patch_token": False,
+    "mm_vision_tower_lr": None,
+    "tokenizer_model_max_length": 4096,
+    "tokenizer_padding_side": "right",
+    "use_mm_proj": True,
+}
+USUAL_VALUES_OF_LAYOUT = {
+    "spatial": {
+        "freeze_mm_mlp_adapter": False,
+        "image_aspect_ratio": "pad",
+        "tune_mm_mlp_adapter": False,
+        "vdim_ckpt": "clip-large-vdim.ckpt",
+    },
+    "sequential": {
+        "add_faster_video": False,
+        "add_time_instruction": False,
+        "faster_token_stride": 10,
+        "force_sample": False,
+        "image_aspect_ratio": "square",
+        "image_crop_resolution": None,
+        "image_grid_pinpoints": None,
+        "image_split_resolution": None,
+        "jbu_vdim": "clip-large-vdim.ckpt",
+        "mm_newline_position": "grid",
+        "mm_resampler_type": None,
+        "mm_spatial_pool_mode": "bilinear",
+        "mm_spatial_pool_stride": None,
+        "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model",
+        "pos_skipping_range": 4096,
+        "use_pos_skipping": False,
+        "vision_tower_pretrained": None,
+    },
+}
+RELEASED_LEVELS = ([0, 1], [0, 2], [0, 1, 2])  # with other masks the released code stops
+
+
+def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """The text model's own configuration, out of the released one that has everything in one table.
+
+    Raises:
+        ValueError: if the text model is not supported or a needed key is missing.
+    """
+    model_type = _require(values, "model_type")
+    if model_type not in TEXT_CONFIGS:
+        raise ValueError(f"`model_type`={model_type!r} is not supported; it must be one of {', '.join(TEXT_CONFIGS)}.")
+    config_class = TEXT_CONFIGS[model_type]
+    # Llama's files may leave the base of the positions out, where it is the default; Qwen2's is another one
+    for key in REQUIRED_TEXT_KEYS + (("rope_theta",) if config_class is Qwen2Config else ()):
+        _require(values, key)
+    keys = {*config_class.__annotations__, "rope_theta", "rope_scaling"}
+    return config_class(**{key: value for key, value in values.items() if key in keys and value is not None})
+
+
+def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrainedConfig:
+    """The vision tower's configuration: from a file, or from the folder that `mm_vision_tower` names, or the one tower
+    whose shape is known.
+
+    Raises:
+        ValueError: if the tower is not known and there is no file, or if it is not as wide as the released one.
+    """
+    tower = str(values.get("mm_vision_tower"))
+    if path is None and (Path(tower) / "config.json").is_file():
+        path = Path(tower) / "config.json"
+    if path is not None:
+        vision_values = read_json(path)
+        vision_values = vision_values.get("vision_config", vision_values)
+    elif tower.rstrip("/").endswith(KNOWN_VISION_TOWER):
+        vision_values = DEFAULT_VISION_CONFIG
+    else:
+        raise ValueError(
+            f"The shape of `mm_vision_tower`={tower!r} is not known; give its config.json: --vision-config"
+        )
+    model_type = vision_values.get("model_type", DEFAULT_VISION_CONFIG["model_type"])
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"{path} is for a model of type {model_type!r}, which transformers does not know.")
+    config = CONFIG_MAPPING[model_type].from_dict(vision_values)
+    config.dtype = None
+    if values.get("mm_hidden_size", config.hidden_size) != config.hidden_size:
+        raise ValueError(
+            f"`mm_hidden_size`={values['mm_hidden_size']} in config.json, but the tower is {config.hidden_size} wide; "
+            "give the right one's --vision-config."
+        )
+    return config
+
+
+def build_config(
+    values: dict[str, Any], text_config: PreTrainedConfig, vision_config: PreTrainedConfig, image_token_id: int
+) -> LlavaUhdV2Config:
+    """Our configuration, out of the released one and its parts.
+
+    Raises:
+        ValueError: if a key is missing or has a value that our model does not compute.
+    """
+    projector_type = _require(values, "mm_projector_type")
+    if projector_type not in TOKEN_LAYOUTS:
+        raise ValueError(
+            f"`mm_projector_type`={projector_type!r} is not supported; it must be one of {', '.join(TOKEN_LAYOUTS)}."
+        )
+    token_layout = TOKEN_LAYOUTS[projector_type]
+    for key, value in (FIXED_VALUES | FIXED_VALUES_OF_LAYOUT[token_layout]).items():
+        if values.get(key, value) != value:
+            raise ValueError(f"`{key}`={values[key]!r} is not supported with `{projector_type}`, only {value!r} is.")
+    mask = _require(values, "feature_scale_mask")
+    if not isinstance(mask, int) or not 0 < mask < 16:
+        raise ValueError(f"`feature_scale_mask`={mask!r} is not supported; it must be a sum of 1, 2, 4 and 8.")
+    return LlavaUhdV2Config(
+        vision_config=vision_config,
+        text_config=text_config,
+        projector_config={
+            "levels": [level for level in range(4) if mask & 2**level],
+            "num_query_sets": NUM_QUERY_SETS,
+        },
+        image_token_id=image_token_id,
+        token_layout=token_layout,
+        row_separator_id=ROW_SEPARATOR_ID,
+        slice_separator_id=SLICE_SEPARATOR_ID,
+        vision_feature_layer=_require(values, "mm_vision_select_layer"),
+        tie_word_embeddings=text_config.tie_word_embeddings,
+        architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
+    )
+
+
+def _require(values: dict[str, Any], key: str) -> Any:
+    if values.get(key) is None:
+        raise ValueError(f"config.json has no `{key}`.")
+    return values[key]
+
+
+def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> dict[str, Any]:
+    """The released config.json, out of our configuration.
+
+    Args:
+        config: ours.
+        rows: rows of the embeddings that are written.
+        vision_tower: name or path from which the released code is to read the tower's shape.
+
+    Raises:
+        ValueError: if the released code cannot compute such a model; the message says everything that is different.
+    """
+    _refuse_what_was_not_released(config)
+    text_config = config.text_config
+    model_type = next(name for name, kind in TEXT_CONFIGS.items() if kind is type(text_config))
+    projector_type = next(name for name, layout in TOKEN_LAYOUTS.items() if layout == config.token_layout)
+    # what transformers 4 reads: positions in two keys, `torch_dtype`
+    positions = dict(text_config.rope_parameters or {})
+    theta = positions.pop("rope_theta", None)
+    scaling = positions if positions.get("rope_type", "default") != "default" else None
+    keys = {*type(text_config).__annotations__, "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}
+    keys -= {"layer_types", "rope_parameters"}
+    values = {key: getattr(text_config, key) for key in sorted(keys) if getattr(text_config, key, None) is not None}
+    fixed = FIXED_VALUES | FIXED_VALUES_OF_LAYOUT[config.token_layout]
+    return (
+        values
+        | {key: value for key, value in fixed.items() if value is not None}
+        | USUAL_VALUES
+        | USUAL_VALUES_OF_LAYOUT[config.token_layout]
+        | {
+            "architectures": [ARCHITECTURES[model_type]],
+            "model_type": model_type,
+            "vocab_size": rows,
+            "rope_theta": theta,
+            "rope_scaling": scaling,
+            "torch_dtype": str(config.dtype).removeprefix("torch."),
+            "feature_scale_mask": sum(2**level for level in config.projector_config.levels),
+            "mm_hidden_size": config.vision_config.hidden_size,
+            "mm_projector_type": projector_type,
+            "mm_vision_select_layer": config.vision_feature_layer,
+            "mm_vision_tower": vision_tower,
+        }
+    )
+
+
+def _refuse_what_was_not_released(config: LlavaUhdV2Config) -> None:
+    text_config, projector = config.text_config, config.projector_config
+    released = LlavaUhdV2ProjectorConfig(num_attention_heads=text_config.hidden_size // 128)
+    problems = [
+        f"`projector_config.{key}`={getattr(projector, key)}, must be {getattr(released, key)}"
+        for key in (
+            "upsampler",
+            "num_query_sets",
+            "query_grid",
+            "pooling_grids",
+            "num_attention_heads",
+            "layer_norm_eps",
+            "upsampler_kernel_size",
+            "upsampler_guidance_size",
+        )
+        if getattr(projector, key) != getattr(released, key)
+    ]
+    if projector.levels not in RELEASED_LEVELS:
+        problems.append(f"`projector_config.levels`={projector.levels}, must be one of {RELEASED_LEVELS}")
+    if type(text_config) not in TEXT_CONFIGS.values():
+        problems.append(f"a text model of type {text_config.model_type!r}, must be llama or qwen2")
+    if config.vision_config.model_type != DEFAULT_VISION_CONFIG["model_type"]:
+        problems.append(f"a vision tower of type {config.vision_config.model_type!r}, must be CLIP")
+    for key, value in (("row_separator_id", ROW_SEPARATOR_ID), ("slice_separator_id", SLICE_SEPARATOR_ID)):
+        if getattr(config, key) != value:
+            problems.append(f"`{key}`={getattr(config, key)}, must be {value}")
+    if problems:
+        raise ValueError("The released code cannot compute this model: " + "; ".join(problems) + ".")

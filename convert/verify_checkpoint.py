@@ -1,0 +1,177 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Compares a conversion with its source, tensor by tensor, and prints a table; exit status 1 on any difference.
+
+    python convert/verify_checkpoint.py SOURCE OUTPUT [--logits FILE]
+
+One of the two folders is a released checkpoint, the other ours; which one was made from the other does not matter.
+Ours is loaded through the Auto classes, as a user loads it, and what they loaded is compared with the released one.
+
+FILE is a safetensors file with what another run answered: `input_ids` (b, n), and where they apply `attention_mask`
+(b, n), `pixel_values` and `image_sizes`, as our processor returns them; `logits` (b, p, k), at the positions in
+`positions` (p) and of the ids in `ids` (k), by default at all positions and of the first k ids.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from checkpoint_folder import errors_as_messages, read_json
+from convert_checkpoint import converted_tensor
+from export_checkpoint import read_config
+from released_config import TEXT_CONFIGS, build_config, build_text_config
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import PROCESSOR_NAME
+from weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
+from weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
+
+from llava_uhd_v2_hf import LlavaUhdV2Config
+
+
+PARTS = (
+    ("vision tower", "model.visual.vision_tower."),
+    ("up-sampler", UPSAMPLER),
+    ("window attention", ATTENTION),
+    ("language model", "model.language_model."),
+    ("language model's head", "lm_head."),
+)
+CONFIG_KEYS_OF_FILES = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
+
+
+def verify_checkpoint(source: Path, output: Path, *, logits: Path | None = None, tolerance: float = 1e-4) -> bool:
+    """Compares and prints a table.
+
+    Args:
+        source: folder that `output` was made from.
+        output: folder to check.
+        logits: file with inputs and the logits of another run.
+        tolerance: largest difference of a logit; they are computed in float32.
+
+    Returns:
+        Whether there is no difference.
+
+    Raises:
+        ValueError: if the folders are not one released checkpoint and one of ours, or cannot be read.
+    """
+    released, ours = _sort_out(source, output)
+    config = read_config(ours)
+    problems = config_differences(read_json(released / "config.json"), config)
+
+    WeightFiles.from_folder(ours)  # names a file that cannot be read
+    model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
+    problems += [f"loading: {key}: {value}" for key, value in report.items() if value]
+    processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
+    processor_class.from_pretrained(ours)
+
+    weights = WeightFiles.from_folder(released)
+    shapes = model_shapes(config)
+    rows = weights.shapes.get("model.embed_tokens.weight", shapes[INPUT_EMBEDDINGS])[0]
+    plan = plan_weights(weights.shapes, with_rows(shapes, rows), config.projector_config)
+    loaded = model.state_dict()
+    print(f"{'':24}{'tensors':>10}{'numbers':>16}{'different':>12}")
+    for title, prefix in PARTS:
+        names = [name for name in shapes if name.startswith(prefix)]
+        different = {}
+        for name in names:
+            expected = converted_tensor(weights, plan.rules[name], name, shapes[name], loaded[name].dtype)
+            if error := largest_difference(expected, loaded[name]):
+                different[name] = error
+        numbers = sum(loaded[name].numel() for name in names)
+        print(f"{title:24}{len(names):10}{numbers:16,}{len(different):12}")
+        problems += [f"tensor: `{name}`, by up to {error:.3g}" for name, error in different.items()]
+    print(f"{'released, but not used':24}{len(plan.unused):10}")
+    if added := len(loaded[INPUT_EMBEDDINGS]) - rows:
+        print(f"{'rows added':24}{added:10}")
+
+    if logits is not None:
+        error = logits_difference(model.float().eval(), logits)
+        print(f"{'logits':24}{'':26}{error:12.2g}")
+        if not error <= tolerance:
+            problems.append(f"logits: by up to {error:.3g}, more than {tolerance:.3g}")
+    for problem in problems:
+        print(f"Different: {problem}")
+    print(f"{len(problems)} difference(s)." if problems else f"No difference ({dtype_name(config.dtype)}).")
+    return not problems
+
+
+def _sort_out(source: Path, output: Path) -> tuple[Path, Path]:
+    """The released and our folder, in this order."""
+    kinds = [read_json(folder / "config.json").get("model_type") for folder in (source, output)]
+    if kinds[0] in TEXT_CONFIGS and kinds[1] == LlavaUhdV2Config.model_type:
+        return source, output
+    if kinds[1] in TEXT_CONFIGS and kinds[0] == LlavaUhdV2Config.model_type:
+        return output, source
+    raise ValueError(
+        f"One folder must be a released checkpoint ({', '.join(TEXT_CONFIGS)}) and the other ours "
+        f"({LlavaUhdV2Config.model_type}), but they are {kinds[0]!r} and {kinds[1]!r}."
+    )
+
+
+def config_differences(released: dict[str, Any], config: LlavaUhdV2Config) -> list[str]:
+    """Where our configuration is not what the released config.json says."""
+    text_config = build_text_config(released)
+    text_config.vocab_size = config.text_config.vocab_size
+    expected = build_config(released, text_config, config.vision_config, config.image_token_id)
+    ours, theirs = _flatten(config.to_dict()), _flatten(expected.to_dict())
+    return [
+        f"config: `{key}` is {ours.get(key)!r}, must be {theirs.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and key.rpartition(".")[2] not in CONFIG_KEYS_OF_FILES
+    ]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def largest_difference(expected: LazyTensor, tensor: Tensor) -> float:
+    """The largest absolute difference, 0 for tensors that are equal bit for bit; infinity for another shape."""
+    if list(expected.shape) != list(tensor.shape):
+        return float("inf")
+    largest, start = 0.0, 0
+    rows = tensor.reshape(1) if tensor.ndim == 0 else tensor
+    for piece in split_into_pieces(expected.read(), tensor.dtype):
+        other = rows[start : start + len(piece)]
+        start += len(piece)
+        if not torch.equal(piece, other):
+            largest = max(largest, float((piece.double() - other.double()).abs().nan_to_num(float("inf")).max()))
+    return largest
+
+
+@torch.no_grad()
+def logits_difference(model: torch.nn.Module, path: Path) -> float:
+    """The largest absolute difference of the model's logits from those in a file, padding left out."""
+    recorded = load_file(path)
+    expected = recorded.pop("logits").float()
+    mask = recorded.get("attention_mask", torch.ones_like(recorded["input_ids"])).bool()
+    positions = recorded.pop("positions", torch.arange(expected.shape[1]))
+    ids = recorded.pop("ids", torch.arange(expected.shape[2]))
+    logits = model(**recorded).logits[:, positions.long()][..., ids.long()]
+    return float((logits - expected)[mask[:, positions.long()]].abs().max())
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    source: Annotated[Path, typer.Argument(help="Folder that OUTPUT was made from.", exists=True, file_okay=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to check.", exists=True, file_okay=False)],
+    logits: Annotated[
+        Path | None, typer.Option(help="Safetensors file with inputs and the logits of another run.", exists=True)
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest difference of a logit.")] = 1e-4,
+) -> None:
+    """Compares a conversion with its source, tensor by tensor."""
+    with errors_as_messages():
+        if not verify_checkpoint(source, output, logits=logits, tolerance=tolerance):
+            raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,264 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Tensors in files: read one at a time from memory-mapped shards, written piece by piece into safetensors shards.
+
+Neither side ever holds a whole shard, so memory stays near `PIECE_SIZE` numbers whatever the size of the model. The
+one exception are .bin files from before PyTorch 1.6, which cannot be mapped: they are held one at a time.
+"""
+
+import hashlib
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoint_folder import read_json
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+
+MAX_SHARD_SIZE = 2 * 10**9  # bytes
+PIECE_SIZE = 2**24  # numbers that are cast, checked and written at once
+
+SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+FLOATING_DTYPES = (*SAFETENSORS_DTYPES.values(), "F8_E4M3", "F8_E5M2", "float8_e4m3fn", "float8_e5m2")
+
+ZIP_START, PICKLE_START, GIT_LFS_START = b"PK\x03\x04", b"\x80", b"version https://git-lfs"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class WeightFiles:
+    """The tensors of any number of safetensors or .bin files, read one at a time.
+
+    Args:
+        paths: the files; no name may be in two of them.
+        entry: key of the table of tensors in a pickle that holds more than tensors, such as `"state_dict"`.
+
+    Attributes:
+        shapes: shape of every tensor, by name.
+        dtypes: dtype of every tensor, by name; "bfloat16" and the like.
+
+    Raises:
+        ValueError: if a file cannot be read, naming it and what it should be, or a name is in two files.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, entry: str | None = None):
+        self.paths = list(paths)
+        self.shapes: dict[str, list[int]] = {}
+        self.dtypes: dict[str, str] = {}
+        self._entry = entry
+        self._path_of: dict[str, Path] = {}
+        self._mapped: dict[Path, Any] = {}
+        self._whole: tuple[Path | None, dict[str, Tensor]] = (None, {})
+        for path in self.paths:
+            for name, shape, dtype in self._open(path):
+                if name in self._path_of:
+                    raise ValueError(
+                        f"`{name}` is in two files, {self._path_of[name].name} and {path.name}; leave one set of "
+                        f"weights in {path.parent}."
+                    )
+                self._path_of[name], self.shapes[name], self.dtypes[name] = path, shape, dtype
+
+    @classmethod
+    def from_folder(cls, folder: Path, stems: Sequence[str] = ("model", "pytorch_model")) -> "WeightFiles":
+        """The weights of a checkpoint folder: those its index names, or all whose names begin with one of `stems`.
+
+        Raises:
+            ValueError: if there are none, or a file of the index is missing.
+        """
+        for stem, suffix in zip(stems, ("safetensors", "bin"), strict=True):
+            files = sorted(folder.glob(f"{stem}*.{suffix}"))
+            for index in folder.glob(f"{stem}*.{suffix}.index.json"):
+                weight_map = read_json(index).get("weight_map")
+                if not isinstance(weight_map, dict):
+                    raise ValueError(f"{index} has no `weight_map`, the table of names and files it must hold.")
+                files = [folder / name for name in sorted(set(weight_map.values()))]
+            absent = [path.name for path in files if not path.is_file()]
+            if absent:
+                raise ValueError(
+                    f"The index of the weights names files that {folder} does not have: {', '.join(absent)}."
+                )
+            if files:
+                return cls(files)
+        raise ValueError(f"{folder} has no weights: neither {stems[0]}*.safetensors nor {stems[1]}*.bin.")
+
+    def read(self, name: str) -> Tensor:
+        """The tensor of this name, in memory that is mapped to its file."""
+        path = self._path_of[name]
+        file = self._mapped[path]
+        if file is None:
+            if self._whole[0] != path:
+                self._whole = (None, {})  # gives the memory back first
+                self._whole = (path, self._unpickle(path, mmap=False))
+            file = self._whole[1]
+        return file[name] if isinstance(file, dict) else file.get_tensor(name)
+
+    def _open(self, path: Path) -> list[tuple[str, list[int], str]]:
+        """Opens a file and lists name, shape and dtype of its tensors."""
+        if not path.is_file():
+            raise ValueError(f"There is no {path}.")
+        with open(path, "rb") as file:
+            start = file.read(len(GIT_LFS_START))
+        if start == GIT_LFS_START:
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`.")
+        if path.suffix == ".safetensors":
+            return self._open_safetensors(path)
+        if start.startswith(ZIP_START):
+            tensors = self._mapped[path] = self._unpickle(path, mmap=True)
+        elif start.startswith(PICKLE_START):
+            self._mapped[path] = None
+            tensors = self._unpickle(path, mmap=False)
+            self._whole = (path, tensors)
+        else:
+            raise ValueError(f"{path} is not what its name says: expected tensors saved by `torch.save`.")
+        return [(name, list(tensor.shape), dtype_name(tensor.dtype)) for name, tensor in tensors.items()]
+
+    def _open_safetensors(self, path: Path) -> list[tuple[str, list[int], str]]:
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is truncated or not a safetensors file ({error}); compare its size with the original's."
+            ) from error
+        self._mapped[path] = file
+        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it cannot be iterated)
+        return [
+            (name, header.get_shape(), SAFETENSORS_DTYPES.get(header.get_dtype(), header.get_dtype()))
+            for name, header in headers.items()
+        ]
+
+    def _unpickle(self, path: Path, *, mmap: bool) -> dict[str, Tensor]:
+        try:
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors, so reading it could run code of whoever made it, and it is not "
+                "read. Save its table of tensors alone, as safetensors, where you trust it."
+            ) from error
+        except (RuntimeError, EOFError, KeyError, IndexError) as error:
+            raise ValueError(
+                f"{path} is truncated or not what its name says: expected tensors saved by `torch.save` ({error})."
+            ) from error
+        if self._entry is not None:
+            if not isinstance(values, dict) or self._entry not in values:
+                raise ValueError(f"{path} has no `{self._entry}`, the table of tensors it must hold.")
+            values = values[self._entry]
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a table of tensors by name, but holds a {type(values).__name__}.")
+        if wrong := [str(name) for name, value in values.items() if not isinstance(value, Tensor)]:
+            raise ValueError(f"{path} must hold nothing but tensors by name, but has also: {', '.join(wrong)}.")
+        return {name: tensor.detach() for name, tensor in values.items()}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor to be written, which is read when its turn comes.
+
+    Args:
+        shape: its shape.
+        read: returns its parts, which follow each other along the first dimension, in any dtype.
+        sources: names of the tensors it is made from, for messages.
+    """
+
+    shape: Sequence[int]
+    read: Callable[[], Iterable[Tensor]]
+    sources: tuple[str, ...]
+
+
+def stored_tensor(weights: WeightFiles, name: str) -> LazyTensor:
+    """A tensor to be written as it is read."""
+    return LazyTensor(weights.shapes[name], lambda: [weights.read(name)], (name,))
+
+
+def total_size(tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> int:
+    """Bytes of all tensors in this dtype."""
+    return sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
+
+
+def split_into_pieces(parts: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """Parts in this dtype, contiguous, at most about `PIECE_SIZE` numbers at a time (but at least one row)."""
+    for part in parts:
+        rows = part.reshape(1) if part.ndim == 0 else part
+        for piece in rows.split(max(1, PIECE_SIZE // max(1, rows[:1].numel()))):
+            yield piece.to(dtype).contiguous()
+
+
+def write_shards(folder: Path, tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> dict[str, str]:
+    """Writes safetensors shards of at most `MAX_SHARD_SIZE`, and their index where there are several.
+
+    Returns:
+        SHA-256 of every shard, by file name.
+
+    Raises:
+        ValueError: if numbers are NaN or infinite in this dtype; the message names all the tensors.
+    """
+    skeleton = {name: torch.empty(tuple(x.shape), dtype=dtype, device="meta") for name, x in tensors.items()}
+    split = split_torch_state_dict_into_shards(skeleton, max_shard_size=MAX_SHARD_SIZE)
+    files = {
+        folder / filename: {name: tensors[name] for name in names}
+        for filename, names in split.filename_to_tensors.items()
+    }
+    hashes = _write_files(files, dtype)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+    return hashes
+
+
+def write_file(path: Path, tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> dict[str, str]:
+    """As [`write_shards`], into one file."""
+    return _write_files({path: tensors}, dtype)
+
+
+def _write_files(files: Mapping[Path, Mapping[str, LazyTensor]], dtype: torch.dtype) -> dict[str, str]:
+    hashes, not_finite = {}, []
+    size = sum(total_size(tensors, dtype) for tensors in files.values())
+    with tqdm(total=size, desc="Writing", unit="B", unit_scale=True, disable=None) as progress:
+        for path, tensors in files.items():
+            hashes[path.name], found = _write_file(path, tensors, dtype, progress)
+            not_finite += [tensors[name].sources for name in found]
+    if not_finite:
+        sources = "; ".join(", ".join(f"`{name}`" for name in names) for names in not_finite)
+        raise ValueError(f"Weights are NaN or infinite as {dtype_name(dtype)}, in: {sources}.")
+    return hashes
+
+
+def _write_file(
+    path: Path, tensors: Mapping[str, LazyTensor], dtype: torch.dtype, progress: tqdm
+) -> tuple[str, list[str]]:
+    """Writes one file in the safetensors format; returns its SHA-256 and the tensors that are not finite."""
+    word = next(word for word, name in SAFETENSORS_DTYPES.items() if name == dtype_name(dtype))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * dtype.itemsize
+        header[name] = {"dtype": word, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest, not_finite = hashlib.sha256(), []
+    with open(path, "wb") as file:
+        for data in (len(text).to_bytes(8, "little"), text):
+            digest.update(data)
+            file.write(data)
+        for name, tensor in tensors.items():
+            is_finite = True
+            for piece in split_into_pieces(tensor.read(), dtype):
+                is_finite = is_finite and bool(piece.isfinite().all())
+                data = memoryview(piece.flatten().view(torch.uint8).numpy())
+                digest.update(data)
+                file.write(data)
+                progress.update(len(data))
+            if not is_finite:
+                not_finite.append(name)
+            if file.tell() != 8 + len(text) + header[name]["data_offsets"][1]:
+                raise RuntimeError(f"`{name}` was announced as {list(tensor.shape)} but has another size.")
+    return digest.hexdigest(), not_finite
