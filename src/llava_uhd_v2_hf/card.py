@@ -1,0 +1,143 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a checkpoint: rendered from model_cards/, and checked before anything is published."""
+
+import re
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub import CardData, ModelCard, ModelCardData
+
+
+LIBRARY = "transformers"
+PIPELINE_TAG = "image-text-to-text"
+TAGS = ["llava-uhd-v2", "vision-language", "high-resolution"]
+TEMPLATE = "template"
+REQUIRED_METADATA = ("license", "base_model", "datasets", "tags", "pipeline_tag", "library_name")
+OPTIONS = {"license": "--license", "base_model": "--base-model", "datasets": "--dataset"}
+
+
+@dataclass
+class CardRequest:
+    """What a user says about the card of a checkpoint.
+
+    Attributes:
+        name: a card of model_cards/, without its suffix; None for the folder's own README.md or, where it has none,
+            the template for checkpoints of one's own.
+        license: a licence id of the Hub, instead of the card's.
+        base_model: Hub ids of the models that the checkpoint was made from, instead of the card's.
+        datasets: Hub ids of the training data, instead of the card's.
+    """
+
+    name: str | None = None
+    license: str | None = None
+    base_model: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+
+
+def cards_folder() -> Path:
+    """model_cards/ of a clone, or where an installed wheel has put it.
+
+    Raises:
+        FileNotFoundError: if it is in neither place.
+    """
+    clone = Path(__file__).parents[2] / "model_cards"
+    installed = Path(sysconfig.get_path("data")) / "share/llava-uhd-v2-hf/model_cards"
+    for folder in (clone, installed):
+        if (folder / f"{TEMPLATE}.md").is_file():
+            return folder
+    raise FileNotFoundError(f"There is no {TEMPLATE}.md in {clone} or {installed}; install the package again.")
+
+
+def card_names() -> list[str]:
+    """The cards of released checkpoints, by the names that `--card` takes."""
+    return sorted(path.stem for path in cards_folder().glob("*.md") if path.stem != TEMPLATE)
+
+
+def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: bool) -> ModelCard:
+    """The card of a checkpoint: a named one, the folder's README.md, or the template; see [`CardRequest`].
+
+    Args:
+        folder: with the README.md, if there is one.
+        request: which card, and metadata that replace its own.
+        repo_id: stands in the card's commands, where it is rendered.
+        with_code: whether the checkpoint comes with its code; likewise.
+
+    Raises:
+        ValueError: if the name is unknown or the metadata can't be parsed.
+    """
+    readme = folder / "README.md"
+    if request.name is None and readme.is_file():
+        card = _load_card(readme)
+        _replace_metadata(card.data, request)
+        return card
+    if request.name in (None, TEMPLATE):
+        data: CardData = ModelCardData(library_name=LIBRARY, pipeline_tag=PIPELINE_TAG, tags=TAGS)
+        body = ""
+    elif request.name in card_names():
+        card = _load_card(cards_folder() / f"{request.name}.md")
+        data, body = card.data, card.text.strip()
+    else:
+        raise ValueError(f"There is no card {request.name!r}; choose one of {', '.join([*card_names(), TEMPLATE])}.")
+    _replace_metadata(data, request)
+    return ModelCard.from_template(
+        cast(ModelCardData, data),
+        template_path=str(cards_folder() / f"{TEMPLATE}.md"),
+        title=data.get("model_name") or repo_id.rpartition("/")[2],
+        repo_id=repo_id,
+        with_code=with_code,
+        body=body,
+    )
+
+
+def _replace_metadata(data: CardData, request: CardRequest) -> None:
+    for key in OPTIONS:
+        if value := getattr(request, key):
+            data[key] = value if isinstance(value, str) else list(value)
+
+
+def _load_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.load(path)
+    except Exception as error:  # of the YAML parser, or of what huggingface_hub does with its result
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The metadata at the top of {path} can't be read: {reason}") from error
+
+
+def missing_metadata(card: ModelCard) -> list[str]:
+    """What the Hub's metadata must have for the checkpoint to be found and used, and the card lacks."""
+    data = card.data
+    missing = [key for key in REQUIRED_METADATA if not data.get(key)]
+    if data.get("license") == "other":
+        missing += [key for key in ("license_name", "license_link") if not data.get(key)]
+    return missing
+
+
+def check_card(card: ModelCard) -> None:
+    """
+    Raises:
+        ValueError: if metadata are missing or wrong; the message names them and says where to put them.
+    """
+    data = card.data
+    if missing := missing_metadata(card):
+        options = [OPTIONS[key] for key in missing if key in OPTIONS]
+        raise ValueError(
+            f"The model card has no {', '.join(f'`{key}`' for key in missing)}. Write it at the top of the "
+            "checkpoint's README.md"
+            + (f", or give {', '.join(options)}" if options else "")
+            + f"; for a released checkpoint choose its card: --card {'|'.join(card_names())}."
+        )
+    expected: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": PIPELINE_TAG}
+    for key, value in expected.items():
+        if data.get(key) != value:
+            raise ValueError(f"The model card has `{key}: {data.get(key)}`; for LLaVA-UHD v2 it must be `{value}`.")
+    for key in ("base_model", "datasets"):
+        values = data.get(key)
+        for value in [values] if isinstance(values, str) else values:
+            if not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", str(value)):
+                raise ValueError(f"The model card has {value!r} in `{key}`; the Hub takes ids like org/name there.")
+
+
+__all__ = ["CardRequest", "build_card", "card_names", "check_card", "missing_metadata"]
