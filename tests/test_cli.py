@@ -2,11 +2,13 @@
 import pytest
 import torch
 from conftest import set_fixed_weights
+from huggingface_hub import constants
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.configuration_utils import PreTrainedConfig
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration
+from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli import app
 
 
@@ -31,22 +33,23 @@ def photo(tmp_path):
     return path
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
 def assert_one_line(result, *words):
-    """Exit code 1, one line on stderr that has the words, nothing on stdout."""
+    """Exit code 1, one line on stderr (behind progress bars) that has the words, nothing on stdout."""
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    message = result.stderr.rpartition("Error: ")[2]
+    assert message.endswith("\n") and message.count("\n") == 1
     for word in words:
-        assert str(word) in result.stderr
+        assert str(word) in message
 
 
 def test_help_lists_the_sub_commands():
     result = run("--help")
     assert result.exit_code == 0
-    assert "ask" in result.stdout
+    assert "ask" in result.stdout and "inspect" in result.stdout
 
 
 def test_ask_prints_the_answer_of_generate(checkpoint, photo):
@@ -68,13 +71,43 @@ def test_ask_prints_the_answer_of_generate(checkpoint, photo):
     assert (result.exit_code, result.stdout.strip()) == (0, answer.strip())
 
 
-@pytest.mark.parametrize(("options", "grid"), [((), (1, 2)), (("--max-slices", 1), (0, 0))])
-def test_max_slices_reaches_the_processor(checkpoint, photo, monkeypatch, options, grid):
-    seen = {}
-    monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "generate", lambda self, **inputs: seen.update(inputs))
-    result = run("ask", "What is this?", "--model", checkpoint, "--image", photo, *options)
+@pytest.fixture
+def encoded(monkeypatch):
+    """The `image_sizes` of every call that encodes images."""
+    calls = []
+    encode = LlavaUhdV2Model.get_image_features
+
+    def record(self, pixel_values, image_sizes, **kwargs):
+        calls.append(image_sizes.tolist())
+        return encode(self, pixel_values, image_sizes, **kwargs)
+
+    monkeypatch.setattr(LlavaUhdV2Model, "get_image_features", record)
+    return calls
+
+
+@pytest.mark.parametrize(("options", "grid"), [((), [1, 2]), (("--max-slices", 1), [0, 0])])
+def test_max_slices_and_several_images_reach_the_model(checkpoint, photo, encoded, options, grid):
+    images = ("--image", photo, "--image", photo)
+    result = run("ask", "What?", "--model", checkpoint, *images, *options, "--max-new-tokens", 1)
     assert result.exit_code == 0, result.stderr
-    assert tuple(seen["image_sizes"][0, :2].tolist()) == grid
+    assert [row[:2] for row in encoded[0]] == [grid, grid]
+
+
+def test_ask_without_a_question_is_a_chat(checkpoint, photo, encoded):
+    arguments = ["ask", "--model", checkpoint, "--image", photo, "--max-new-tokens", 4]
+    result = run(*arguments, stdin="What is this?\nAnd now?\n\nnot read\n")
+    assert result.exit_code == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first and second and len(encoded) == 1
+    assert run(*arguments, stdin="What is this?\n").stdout.splitlines() == [first]  # ends with its input
+
+
+def test_out_of_memory(checkpoint, photo, monkeypatch):
+    def fail(self, **inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")
+
+    monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "generate", fail)
+    assert_one_line(run("ask", "What?", "--model", checkpoint, "--image", photo), "--max-slices")
 
 
 def test_missing_image(checkpoint):
@@ -88,8 +121,24 @@ def test_file_that_is_no_image(checkpoint, tmp_path):
     assert_one_line(run("ask", "What?", "--model", checkpoint, "--image", text), text)
 
 
-def test_folder_that_is_not_there(photo, tmp_path):
-    assert_one_line(run("ask", "What?", "--model", tmp_path / "none", "--image", photo), tmp_path / "none")
+@pytest.mark.parametrize("model", ["none", "./none", "/no/such/folder", "src/none", "a/b/c", "~/none", "org/na me"])
+def test_folder_that_is_not_there(photo, model, monkeypatch):
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", None)  # the Hub is not asked
+    assert_one_line(run("ask", "What?", "--model", model, "--image", photo), f"no folder {model},")
+
+
+def test_hub_id(photo, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    arguments = ["ask", "What?", "--model", "some-org/Some.Model-7b", "--image", photo, "--max-new-tokens", 1]
+    assert_one_line(run(*arguments), "some-org/Some.Model-7b")
+
+    repository = tmp_path / "models--some-org--Some.Model-7b"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    (repository / "snapshots" / ("0" * 40)).symlink_to(checkpoint)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_folder_without_a_checkpoint(photo, tmp_path):
@@ -99,3 +148,43 @@ def test_folder_without_a_checkpoint(photo, tmp_path):
 def test_checkpoint_that_is_not_converted(authors_checkpoint, photo):
     result = run("ask", "What?", "--model", authors_checkpoint, "--image", photo)
     assert_one_line(result, authors_checkpoint, "llava_llama", "convert_checkpoint.py")
+
+
+def test_inspect_prints_the_facts_and_draws(photo, tmp_path):
+    result = run("inspect", "--image", photo, "--out", tmp_path / "slices.png")
+    assert result.exit_code == 0, result.stderr
+    facts = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert list(facts) == ["image", "slices", "slice", "overview", "patches", "tokens", "memory"]
+    assert facts["image"] == "420 x 640 pixels (height x width)"
+    assert facts["tokens"].startswith("445 = 288 slice tokens + 12 row separators + 1 slice separator + 144 ")
+    assert facts["memory"].endswith("(bfloat16)")
+    with Image.open(tmp_path / "slices.png") as picture:
+        assert picture.format == "PNG" and picture.width == 960
+
+
+def test_inspect_takes_the_processor_and_the_config_of_a_checkpoint(photo, checkpoint):
+    result = run("inspect", "--image", photo, "--model", checkpoint)
+    assert result.exit_code == 0, result.stderr
+    config = AutoConfig.from_pretrained(checkpoint)
+    assert f"({config.token_layout} layout)" in result.stdout
+    assert result.stdout.rstrip().endswith("(float32)")
+
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    tokens = processor._get_num_multimodal_tokens(image_sizes=[(420, 640)]).num_image_tokens
+    assert f"tokens    {tokens[0]:,} = " in result.stdout
+
+    not_sliced = run("inspect", "--image", photo, "--model", checkpoint, "--max-slices", 1)
+    assert "slices    none" in not_sliced.stdout and "tokens    144 = " in not_sliced.stdout
+
+
+def test_inspect_refuses_a_suffix(photo, tmp_path):
+    assert_one_line(run("inspect", "--image", photo, "--out", tmp_path / "slices.xyz"), "slices.xyz", ".png", ".webp")
+
+
+def test_inspect_names_a_folder_that_is_not_there(photo, tmp_path):
+    assert_one_line(run("inspect", "--image", photo, "--out", tmp_path / "none/slices.png"), tmp_path / "none")
+
+
+def test_inspect_names_a_broken_image(tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    assert_one_line(run("inspect", "--image", tmp_path / "photo.png"), tmp_path / "photo.png")

@@ -20,7 +20,7 @@ from llava_uhd_v2_hf.geometry_llava_uhd_v2 import (
 )
 
 
-SIDES = st.integers(1, 5000)
+SIDES = st.integers(1, 20000)
 GRIDS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 LAYOUTS = st.sampled_from(["spatial", "sequential"])
 # ids of the separators in the recordings
@@ -109,7 +109,7 @@ def test_a_layout_reads_every_token_once(grid, query_grid, layout):
     assert num_image_tokens(SlicePlan(grid, (14, 14), (14, 14)), query_grid=query_grid, layout=layout) == len(order)
 
 
-@given(height=SIDES, width=SIDES, max_slices=st.integers(1, 12), patch_size=st.sampled_from([14, 16]))
+@given(height=SIDES, width=SIDES, max_slices=st.integers(1, 64), patch_size=st.sampled_from([14, 16]))
 @settings(deadline=None)
 def test_plans_hold_what_they_promise(height, width, max_slices, patch_size):
     resolution = 24 * patch_size
@@ -123,6 +123,18 @@ def test_plans_hold_what_they_promise(height, width, max_slices, patch_size):
         assert min(view_height, view_width) >= patch_size
     assert plan.num_patches(patch_size) == sum(h * w for h, w in plan.view_sizes) // patch_size**2
     assert SlicePlan.from_image_size(plan.to_image_size(), patch_size) == plan
+
+
+@given(height=SIDES, width=SIDES, max_slices=st.integers(1, 64))
+@settings(deadline=None)
+def test_tokens_of_an_image_follow_from_its_grid(height, width, max_slices):
+    plan = plan_slices(height, width, max_slices=max_slices, slice_resolution=336, patch_size=14)
+    assert plan == plan_slices(height, width, max_slices=max_slices, slice_resolution=336, patch_size=14)
+    rows, columns = plan.grid
+    spatial = 12 * rows * (12 * columns + 1) + 1 + 144 if rows else 144
+    sequential = 145 * rows * columns + 144
+    assert num_image_tokens(plan, query_grid=(12, 12), layout="spatial") == spatial
+    assert num_image_tokens(plan, query_grid=(12, 12), layout="sequential") == sequential
 
 
 @given(height=SIDES, width=SIDES)

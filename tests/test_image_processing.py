@@ -1,11 +1,12 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Image processor: pixels and plans of the released code, and every form an image comes in."""
+"""Image processor: pixels and plans of the released code, one image or many."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
@@ -160,22 +161,38 @@ def test_number_of_patches_is_the_length_of_the_row(processor, settings):
         assert built.get_number_of_image_patches(height, width) == out["pixel_values"].shape[1]
 
 
+def test_max_slices_of_each_image(processor, pixels):
+    image = np.tile(pixels, (4, 4, 1))
+    expected = [processor(image, max_slices=limit)["image_sizes"][0] for limit in (1, 4, 9)]
+    assert len({tuple(row) for row in expected}) == 3
+    for max_slices in ([1, 4, 9], [[1], [], [4, 9]]):
+        for images in ([image] * 3, [[image], [], [image] * 2]):
+            out = processor(images, max_slices=max_slices)
+            np.testing.assert_array_equal(out["image_sizes"], expected)
+
+
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("max_slices", "nested", "message"),
     [
-        (Image.new("RGB", (0, 5)), r"\(5, 0\)"),
-        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5\)"),
-        (np.full((9, 9, 3), 256), "256; scale them to 0 to 255"),
-        (np.full((9, 9, 3), -1), "-1"),
-        (np.full((9, 9, 3), 1.5), r"1\.5; scale them to \[0, 1\]"),
-        (np.full((9, 9, 3), np.nan), "nan"),
-        (np.zeros((9, 9, 3), bool), "bool"),
-        (np.zeros((9, 9, 5), np.uint8), r"\(9, 9, 5\)"),
+        ([1, 2], False, "has 2 entries and there are 3 images"),
+        ([1, 2, 3, 4], True, r"has 4 entries and there are \[1, 2\] images"),
+        ([[1, 2], [3]], True, r"has \[2, 1\] entries and there are \[1, 2\] images"),
+        ([[1, 2]], False, r"has \[2\] entries and there are 3 images"),
+        ([1, 0, 2], False, "`max_slices` must be at least 1, got 0"),
     ],
 )
-def test_unusable_images_are_named(processor, image, message):
-    with pytest.raises(ValueError, match=f"Image 1 cannot be used.*{message}"):
-        processor([Image.new("RGB", (9, 9)), image])
+def test_max_slices_must_fit_the_images(processor, pixels, max_slices, nested, message):
+    images = [[pixels], [pixels, pixels]] if nested else [pixels] * 3
+    with pytest.raises(ValueError, match=message):
+        processor(images, max_slices=max_slices)
+    with pytest.raises(ValueError, match=r"one number, got \[1, 2\]"):
+        LlavaUhdV2ImageProcessor(max_slices=[1, 2])
+
+
+def test_arguments_of_a_wrong_type_are_named(processor, pixels):
+    for key, value in {"max_slices": "6", "slice_resolution": 33.6, "max_image_pixels": "many"}.items():
+        with pytest.raises(StrictDataclassError, match=key):
+            processor(pixels, **{key: value})
 
 
 def test_a_wrong_channel_order_is_named(processor, pixels):

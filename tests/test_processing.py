@@ -1,11 +1,16 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Processor and chat templates: token ids, prompts and supervised tokens of the released code."""
 
+import base64
+import functools
 import json
 
 import jinja2
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sentencepiece import SentencePieceProcessor
 from transformers import AddedToken, AutoTokenizer
@@ -15,6 +20,7 @@ from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import (
     QWEN_CHATML_TEMPLATE,
     VICUNA_V1_TEMPLATE,
 )
+from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
@@ -261,11 +267,165 @@ def test_images_and_marks_must_match(vicuna, picture):
             vicuna(images=images, text=texts)
 
 
-def test_truncation_may_not_cut_an_image(vicuna, picture):
-    with pytest.raises(ValueError, match=r"ids=\[9\d\] and text=\[144\]"):
-        vicuna(images=picture, text="<image>\nWhat is this?", truncation=True, max_length=100)
-    out = vicuna(images=picture, text="<image>\nWhat is this?", truncation=True, max_length=150)
-    assert len(out["input_ids"][0]) == 150
+def chat_about(*turns):
+    """A conversation; a turn is (role, text, images...), and an image is an entry like {"path": ...}."""
+    return [
+        {"role": role, "content": [*({"type": "image", **image} for image in images), {"type": "text", "text": text}]}
+        for role, text, *images in turns
+    ]
+
+
+def test_chats_take_images_in_every_form(vicuna, picture, tmp_path):
+    picture.save(file := tmp_path / "picture.png")
+    data = base64.b64encode(file.read_bytes()).decode()
+    forms = [
+        {"image": picture},
+        {"image": np.asarray(picture)},
+        {"image": str(file)},
+        {"image": file},
+        {"path": str(file)},
+        {"url": f"data:image/png;base64,{data}"},
+        {"base64": data},
+    ]
+    for form in forms:
+        chat = chat_about(("user", "What is this?", form))
+        out = vicuna.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+        expected = vicuna(images=picture, text=vicuna.apply_chat_template(chat), return_tensors="pt")
+        assert set(out) == set(expected)
+        assert all(torch.equal(out[key], expected[key]) for key in expected), form
+    openai = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    chat = [{"role": "user", "content": [openai, {"type": "text", "text": "What is this?"}]}]
+    again = vicuna.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+    assert all(torch.equal(again[key], expected[key]) for key in expected)
+
+
+def test_chats_have_several_turns_and_images(vicuna, picture):
+    wide = Image.new("RGB", (1600, 700))  # sliced
+    chats = [
+        chat_about(
+            ("user", "Compare these.", {"image": picture}, {"image": wide}),
+            ("assistant", "One is dark."),
+            ("user", "And this?", {"image": wide}),
+            ("assistant", "It is wide."),
+        ),
+        chat_about(("user", "Name the capital of France."), ("assistant", "Paris")),
+        chat_about(("user", "What is this?", {"image": wide})),
+    ]
+    options = {"padding": True, "return_mm_token_type_ids": True, "max_slices": [[9, 1, 9], [], [4]]}
+    out = vicuna.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        return_tensors="pt",
+        processor_kwargs=options,
+    )
+    sizes = [picture.size[::-1], (700, 1600), (700, 1600), (700, 1600)]
+    tokens = vicuna._get_num_multimodal_tokens(image_sizes=sizes, max_slices=[9, 1, 9, 4]).num_image_tokens
+    assert tokens[0] == tokens[1] == 144 < tokens[3] < tokens[2]
+    is_image = out["input_ids"] == vicuna.image_token_id
+    assert is_image.sum(-1).tolist() == [sum(tokens[:3]), 0, tokens[3]]
+    assert torch.equal(torch.as_tensor(out["mm_token_type_ids"]).bool(), is_image)
+    assert len(out["pixel_values"]) == len(out["image_sizes"]) == 4
+    for ids, mask, answer in zip(
+        out["input_ids"], out["assistant_masks"], ["One is dark.</s>It is wide.</s>", "Paris</s>", ""]
+    ):
+        assert vicuna.tokenizer.decode(ids[torch.as_tensor(mask).bool()]).replace("</s> ", "</s>") == answer
+
+
+def test_a_chat_is_the_same_alone_and_in_a_batch(vicuna, picture):
+    chats = [
+        chat_about(("user", "What is this?", {"image": picture})),
+        chat_about(("user", "Name the capital of France."), ("assistant", "Paris"), ("user", "And of Spain?")),
+    ]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    batch = vicuna.apply_chat_template(chats, processor_kwargs={"padding": True}, **options)
+    for index, chat in enumerate(chats):
+        alone = vicuna.apply_chat_template(chat, **options)
+        kept = batch["attention_mask"][index].bool()
+        assert torch.equal(batch["input_ids"][index][kept], alone["input_ids"][0])
+        assert ("pixel_values" in alone) == (index == 0)
+
+
+def test_chats_name_what_is_wrong_with_images(vicuna, picture, tmp_path):
+    (tmp_path / "empty.png").touch()
+    bad = {"path": str(tmp_path / "empty.png")}
+    chat = chat_about(("user", "Compare.", {"image": picture}, bad))
+    with pytest.raises(ValueError, match=r"^Image 1 \(.*empty\.png\) cannot be used: it is empty"):
+        vicuna.apply_chat_template(chat, tokenize=True, return_dict=True)
+    chat = chat_about(("user", "Compare.", {"image": picture}, {}))
+    with pytest.raises(ValueError, match=r"\[2\] `<image>` marks and there are \[1\] images"):
+        vicuna.apply_chat_template(chat, tokenize=True, return_dict=True)
+
+
+def test_max_slices_of_each_image(vicuna):
+    image = Image.new("RGB", (1008, 672))
+    texts = ["<image> a", "b", "<image><image> c"]
+    for images in ([image] * 3, [[image], [], [image, image]]):
+        for max_slices in ([1, 6, 4], [[1], [], [6, 4]]):
+            out = vicuna(images=images, text=texts, max_slices=max_slices, padding=True, return_tensors="pt")
+            assert out["image_sizes"][:, :2].tolist() == [[0, 0], [2, 3], [2, 2]]
+            tokens = vicuna._get_num_multimodal_tokens(image_sizes=[(672, 1008)] * 3, max_slices=[1, 6, 4])
+            in_texts = (out["input_ids"] == vicuna.image_token_id).sum(-1).tolist()
+            first, second, third = tokens.num_image_tokens
+            assert in_texts == [first, 0, second + third]
+    with pytest.raises(ValueError, match="has 2 entries and there are 3 images"):
+        vicuna._get_num_multimodal_tokens(image_sizes=[(672, 1008)] * 3, max_slices=[1, 6])
+
+
+@given(height=st.integers(1, 1500), width=st.integers(1, 1500), max_slices=st.integers(1, 9))
+@example(height=14, width=20000, max_slices=9)
+@example(height=20000, width=14, max_slices=9)
+@example(height=1, width=1, max_slices=9)
+@example(height=1, width=20000, max_slices=9)
+@settings(max_examples=60, deadline=None)
+def test_tokens_and_patches_are_as_many_as_counted(reference, height, width, max_slices):
+    processor = counting_processor(reference)
+    out = processor(images=Image.new("RGB", (width, height)), text="<image>", max_slices=max_slices)
+    [image_size] = out["image_sizes"]
+    plan = SlicePlan.from_image_size(image_size, 14)
+    assert plan.num_slices <= max_slices
+    tokens = num_image_tokens(plan, query_grid=(12, 12), layout="spatial")
+    assert out["input_ids"][0].count(processor.image_token_id) == tokens
+    counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)], max_slices=max_slices)
+    assert counted.num_image_tokens == [tokens]
+    assert out["pixel_values"].shape == (1, plan.num_patches(14), 588)
+    assert np.isfinite(out["pixel_values"]).all()
+
+
+@functools.cache
+def counting_processor(reference):
+    tokenizer = AutoTokenizer.from_pretrained(reference / "tokenizers" / BYTE_LEVEL)
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+    return LlavaUhdV2Processor(LlavaUhdV2ImageProcessor(), tokenizer)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_truncation_may_not_cut_an_image(vicuna, picture, with_mask):
+    chat = chat_about(("user", "What is this?", {"image": picture}), ("assistant", "A ramp."))
+    options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": with_mask}
+    whole = vicuna.apply_chat_template(chat, **options)["input_ids"][0]
+    begin = whole.index(vicuna.image_token_id)
+    for length in (begin + 1, begin + 143):
+        with pytest.raises(ValueError, match=rf"ids=\[{length - begin}\] and text=\[144\]"):
+            vicuna.apply_chat_template(chat, processor_kwargs={"truncation": True, "max_length": length}, **options)
+    length = begin + 150
+    out = vicuna.apply_chat_template(chat, processor_kwargs={"truncation": True, "max_length": length}, **options)
+    assert out["input_ids"][0] == whole[:length]
+    assert len(out.get("assistant_masks", [whole[:length]])[0]) == length
+
+
+@pytest.mark.parametrize("return_tensors", [None, "pt"])
+def test_texts_beyond_the_tokenizers_limit_are_named(vicuna, picture, monkeypatch, return_tensors):
+    call = {"images": [[], [picture, picture]], "text": ["a", "<image><image>b"], "padding": True}
+    length = len(vicuna(**call)["input_ids"][1])
+    monkeypatch.setattr(vicuna.tokenizer, "model_max_length", length)
+    vicuna(**call, return_tensors=return_tensors)
+    monkeypatch.setattr(vicuna.tokenizer, "model_max_length", length - 1)
+    message = f"Text 1 has {length} tokens, 288 of them for images; .*`model_max_length` is {length - 1}"
+    with pytest.raises(ValueError, match=message):
+        vicuna(**call, return_tensors=return_tensors)
+    assert len(vicuna(**call, truncation=True)["input_ids"][1]) == length - 1
 
 
 def test_fields_are_saved(vicuna, tmp_path):

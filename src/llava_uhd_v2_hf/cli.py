@@ -1,19 +1,46 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The `llava-uhd-v2` command. Its sub-commands parse their arguments, make one call and turn errors into one line."""
 
-import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer
-from transformers.image_utils import load_image
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from transformers.configuration_utils import PreTrainedConfig
 
+from .card import CardRequest
+from .chat import Chat
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .cost import describe_bytes, estimate_cost
+from .hub import export_checkpoint, push_checkpoint
+from .image_loading_llava_uhd_v2 import as_image, read_pixels
+from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from .inspection import inspect_image
+from .inspection_picture import check_suffix, draw_inspection, save_picture
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+MaxSlices = Annotated[
+    int | None, typer.Option(min=1, help="Slices of an image at most.", show_default="the model's own")
+]
+
+CheckpointFolder = Annotated[Path, typer.Argument(help="Folder of a converted or trained checkpoint.")]
+WithCode = Annotated[bool, typer.Option("--with-code", help="Add the model's code, for trust_remote_code=True.")]
+Card = Annotated[
+    str | None,
+    typer.Option(help="vicuna-7b, vicuna-13b, qwen2-7b or template.", show_default="README.md, or the template"),
+]
+License = Annotated[str | None, typer.Option(help="Licence id of the Hub for the card.", show_default=False)]
+BaseModel = Annotated[
+    list[str] | None, typer.Option(help="Hub id of a model it was made from; repeat.", show_default=False)
+]
+Dataset = Annotated[list[str] | None, typer.Option(help="Hub id of its training data; repeat.", show_default=False)]
 
 
 @app.callback()
@@ -23,79 +50,179 @@ def main() -> None:
 
 @app.command()
 def ask(
-    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
-    model: Annotated[Path, typer.Option(help="Folder of a converted checkpoint.", show_default=False)],
-    image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Folder of a converted checkpoint, or its Hub id.", show_default=False)],
+    image: Annotated[list[Path], typer.Option(help="Image file; repeat it for several.", show_default=False)],
+    question: Annotated[
+        str | None, typer.Argument(help="The question; without one, a chat on standard input.", show_default=False)
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    max_slices: Annotated[
-        int | None, typer.Option(min=1, help="Slices at most; the checkpoint's own limit if not given.")
+    max_slices: MaxSlices = None,
+) -> None:
+    """Answer questions about images, word by word."""
+    with errors_in_one_line():
+        check_checkpoint(model)
+        processor = AutoProcessor.from_pretrained(model)
+        pictures = [read_image(path, processor.image_processor.max_image_pixels) for path in image]
+        network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
+        network.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+        chat = Chat(network, processor, pictures, max_slices)
+        streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        for line in [question] if question is not None else read_questions():
+            chat.ask(line, max_new_tokens=max_new_tokens, streamer=streamer)
+
+
+@app.command()
+def inspect(
+    image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option(help="Picture of slices, overview and tokens to write.", show_default=False)
+    ] = None,
+    max_slices: MaxSlices = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of a converted checkpoint, or its Hub id.", show_default="6 slices, 7B")
     ] = None,
 ) -> None:
-    """Answer a question about an image, word by word."""
+    """Show how an image is cut, the order of its tokens, and about how much memory it takes."""
+    with errors_in_one_line():
+        if out is not None:
+            check_suffix(out)
+        if model is None:
+            image_processor, config = LlavaUhdV2ImageProcessor(), LlavaUhdV2Config()
+        else:
+            check_checkpoint(model)
+            image_processor = AutoImageProcessor.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model)
+        picture = read_image(image, image_processor.max_image_pixels)
+        inspection = inspect_image(picture, image_processor, config, max_slices)
+        if out is not None:
+            save_picture(draw_inspection(inspection), out)
+
+        dtype = config.dtype or torch.bfloat16
+        cost = estimate_cost([inspection.plan], config, dtype)
+        facts = inspection.describe()
+        facts["memory"] = (
+            f"about {describe_bytes(cost.vision_bytes)} while the image is encoded, then "
+            f"{describe_bytes(cost.cache_bytes)} of cache ({str(dtype).removeprefix('torch.')})"
+        )
+        for name, fact in facts.items():
+            typer.echo(f"{name:<10}{fact}")
+
+
+@app.command()
+def export(
+    folder: CheckpointFolder,
+    out: Annotated[Path | None, typer.Option(help="Write a copy there.", show_default="the folder itself")] = None,
+    with_code: WithCode = False,
+    repo_id: Annotated[
+        str | None, typer.Option(help="Name that the card's commands use.", show_default="the folder's")
+    ] = None,
+    card: Card = None,
+    license: License = None,
+    base_model: BaseModel = None,
+    dataset: Dataset = None,
+) -> None:
+    """Check that a checkpoint is complete, and add its card and, if asked, its code."""
+    with errors_in_one_line():
+        request = CardRequest(card, license, base_model or (), dataset or ())
+        missing = export_checkpoint(folder, out, request, with_code=with_code, repo_id=repo_id)
+        typer.echo(f"Complete: {out or folder}")
+        if missing:
+            typer.echo(f"Before a push, README.md needs: {', '.join(missing)}", err=True)
+
+
+@app.command()
+def push(
+    folder: CheckpointFolder,
+    repo_id: Annotated[str, typer.Argument(help="Repository of the Hub, org/name; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    with_code: WithCode = False,
+    max_shard_size: Annotated[
+        str | None, typer.Option(help='Largest weight file: "5GB".', show_default="as they are")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")] = False,
+    card: Card = None,
+    license: License = None,
+    base_model: BaseModel = None,
+    dataset: Dataset = None,
+) -> None:
+    """Upload a checkpoint to the Hub; started again after an interruption, it continues."""
+    with errors_in_one_line():
+        url = push_checkpoint(
+            folder,
+            repo_id,
+            CardRequest(card, license, base_model or (), dataset or ()),
+            private=private,
+            with_code=with_code,
+            max_shard_size=max_shard_size,
+            dry_run=dry_run,
+            report=typer.echo,
+        )
+        typer.echo(f"Pushed: {url}" if url else "Nothing was sent.")
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Prints the first line of an expected error to stderr and exits with code 1."""
     try:
-        stream_answer(question, model, image, max_new_tokens=max_new_tokens, max_slices=max_slices)
+        yield
+    except torch.OutOfMemoryError:
+        message = "The accelerator's memory is too small for these images; try fewer slices (--max-slices) or images."
     except (OSError, ValueError) as error:
-        fail(error)
-
-
-def fail(error: Exception) -> NoReturn:
-    """Prints the first line of an error to stderr and exits with code 1."""
-    message = str(error).strip().splitlines() or [type(error).__name__]
-    typer.echo(f"Error: {message[0]}", err=True)
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    else:
+        return
+    typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(1)
 
 
-def check_checkpoint(folder: Path) -> None:
+def check_checkpoint(model: str) -> None:
     """
     Raises:
-        ValueError: if the folder has no config.json, or one of another kind of model.
+        OSError: if the Hub has no such checkpoint or can't be reached.
+        ValueError: if it is neither a folder with a config.json nor a Hub id, or holds another kind of model.
     """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise ValueError(f"{folder} is no checkpoint folder: {config_file} is not there.")
-    model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    config_file = Path(model) / "config.json"
+    if Path(model).is_dir():
+        if not config_file.is_file():
+            raise ValueError(f"{model} is no checkpoint folder: {config_file} is not there.")
+    elif Path(model).parent.is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        raise ValueError(f"There is no folder {model}, and it is no Hub id like org/name.")
+    try:
+        model_type = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+    except OSError as error:
+        raise OSError(f"{model} can't be read: {error}") from error
     if model_type != LlavaUhdV2Config.model_type:
         raise ValueError(
-            f"{folder} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
+            f"{model} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
             "Convert a released checkpoint with convert/convert_checkpoint.py first."
         )
 
 
-def stream_answer(
-    question: str, checkpoint: Path, image_file: Path, *, max_new_tokens: int, max_slices: int | None
-) -> None:
-    """Prints the greedy answer to a question about an image while it is generated.
-
-    The model runs on the accelerator where there is one, in the dtype of the checkpoint.
-
-    Args:
-        question: the user's message.
-        checkpoint: folder of a converted checkpoint.
-        image_file: an image in any format that Pillow reads.
-        max_new_tokens: longest answer, in tokens.
-        max_slices: largest number of slices; None is the checkpoint's own.
+def read_image(path: Path, max_pixels: int | None) -> Image.Image:
+    """The file as an RGB image.
 
     Raises:
-        OSError: if the image is missing or no image, or files of the checkpoint are missing.
-        ValueError: if the folder holds no LLaVA-UHD v2 checkpoint.
+        OSError: if it is not there or can't be opened.
+        ValueError: if it is no image or has more than `max_pixels` pixels.
     """
-    check_checkpoint(checkpoint)
-    if not image_file.is_file():
-        raise FileNotFoundError(f"There is no image file {image_file}.")
-    image = load_image(str(image_file))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image file {path}.")
+    try:
+        return Image.fromarray(read_pixels(as_image(path), max_pixels=max_pixels))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
 
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype="auto")
-    model.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={} if max_slices is None else {"max_slices": max_slices},
-    )
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+def read_questions() -> Iterator[str]:
+    """Lines of standard input, until an empty one or its end."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    if prompt:
+        typer.echo("Ask about the images. An empty line ends the chat.", err=True)
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line

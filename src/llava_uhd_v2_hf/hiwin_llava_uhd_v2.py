@@ -6,16 +6,14 @@ s query sets, p pooled cells of a window, k = levels * p keys of a window.
 """
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import choose_pooling_grid
-from .vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from .vdim_llava_uhd_v2 import full_precision
 
 
 def sincos_position_table(query_grid: list[int], width: int) -> torch.Tensor:
@@ -62,8 +60,9 @@ def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[
     along_rows = roi_align_weights(height, rows, pool_rows, maps.device)
     along_columns = roi_align_weights(width, columns, pool_columns, maps.device)
     with torch.autocast(maps.device.type, enabled=False):
-        pooled = torch.einsum("yh,vhwd->vywd", along_rows, maps.float())
-        pooled = torch.einsum("xw,vywd->vyxd", along_columns, pooled)
+        maps_ = full_precision(maps)
+        pooled = torch.einsum("yh,vhwd->vywd", along_rows.to(maps_.dtype), maps_)
+        pooled = torch.einsum("xw,vywd->vyxd", along_columns.to(maps_.dtype), pooled)
     pooled = pooled.to(maps.dtype).view(views, rows, pool_rows, columns, pool_columns, channels).transpose(2, 3)
     return pooled.reshape(views, rows * columns, pool_rows * pool_columns, channels)
 
@@ -102,7 +101,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
 
     def positions(self, height: int, width: int) -> torch.Tensor:
         """The position table resized to a level: (h, w, d), in the dtype of the weights."""
-        table = self.position_embeddings.float().unflatten(0, self.query_grid).permute(2, 0, 1)[None]
+        table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)[None]
         resized = F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False)
         return resized[0].permute(1, 2, 0).to(self.position_embeddings.dtype)
 
@@ -120,7 +119,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
     def attend(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Multi-head attention of all query sets inside each window: (v, q, k, d) twice -> (v, q, s, d)."""
+        """Attention of all sets inside each window, before the output projection: (v, q, k, d) -> (v, q, s, d)."""
         query = self.query(self.norm_query(self.queries) + self.position_embeddings)
 
         def split_heads(states: torch.Tensor) -> torch.Tensor:
@@ -131,7 +130,11 @@ class LlavaUhdV2WindowAttention(nn.Module):
             split_heads(self.key(keys)),
             split_heads(self.value(values)),
         )
-        return self.output(attended.transpose(-2, -3).flatten(-2))
+        return attended.transpose(-2, -3).flatten(-2)
+
+    def combine(self, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection, and the sets mixed into one token a window: (v, q, s, d) -> (v, q, d)."""
+        return self.projection(self.norm_output(self.mix(self.norm_attention(self.output(attended)).flatten(2))))
 
     def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
         """
@@ -141,33 +144,4 @@ class LlavaUhdV2WindowAttention(nn.Module):
         Returns:
             (v, q, d): the tokens of each view, in row-major order of the windows.
         """
-        attended = self.norm_attention(self.attend(*self.keys_and_values(pyramid)))
-        return self.projection(self.norm_output(self.mix(attended.flatten(2))))
-
-
-class LlavaUhdV2Projector(GradientCheckpointingLayer):
-    """The Hiwin projector: up-sampling into the inverse semantic pyramid, then hierarchical window attention.
-
-    This is the order of operations of the paper and the released code, and so the definition of the numbers.
-    """
-
-    def __init__(self, config: LlavaUhdV2Config):
-        super().__init__()
-        projector = cast(LlavaUhdV2ProjectorConfig, config.projector_config)
-        self.upsampler: nn.Module
-        if projector.upsampler == "vdim":
-            self.upsampler = LlavaUhdV2Upsampler(projector, config.vision_config.hidden_size)
-        else:
-            self.upsampler = LlavaUhdV2BilinearUpsampler(projector)
-        self.window_attention = LlavaUhdV2WindowAttention(config)
-
-    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            features: (v, c, h, w) from the vision tower.
-            pixels: (v, 3, patch * h, patch * w), the normalised views.
-
-        Returns:
-            (v, q, d): the tokens of each view.
-        """
-        return self.window_attention(self.upsampler(features, pixels))
+        return self.combine(self.attend(*self.keys_and_values(pyramid)))

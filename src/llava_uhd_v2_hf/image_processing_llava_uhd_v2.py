@@ -1,10 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor: pixels -> the packed patches of all views, and the plan that says where each view begins."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -12,12 +15,13 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     ImageInput,
-    infer_channel_dimension_format,
+    make_flat_list_of_images,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType, is_torch_tensor
+from transformers.utils import TensorType
 
 from .geometry_llava_uhd_v2 import SlicePlan, plan_slices
+from .image_loading_llava_uhd_v2 import as_image, image_name, read_pixels
 
 
 # What `ImagesKwargs` offers and an image's plan leaves no room for.
@@ -42,34 +46,44 @@ class LlavaUhdV2ImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
     r"""
     max_slices (`int`, *optional*, defaults to 6):
         Largest number of slices of an image (paper 6; released code 7 in training, 9 in evaluation). 1 leaves the
-        overview alone.
+        overview alone. A call takes one number for all images, or a list with one for each, flat or nested like the
+        images.
     slice_resolution (`int`, *optional*, defaults to 336):
         Side in pixels of the square whose area a view takes.
     patch_size (`int`, *optional*, defaults to 14):
         Side in pixels of a patch of the vision tower.
+    max_image_pixels (`int`, *optional*, defaults to 89478485):
+        Largest number of pixels of an image before it is resized; None for no limit.
     """
 
-    max_slices: int
+    max_slices: int | list[int] | list[list[int]]
     slice_resolution: int
     patch_size: int
+    max_image_pixels: int | None
 
 
 class LlavaUhdV2ImageProcessor(PilBackend):
     r"""
     Cuts images into views, an overview and up to `max_slices` slices (paper 3.4), and packs the patches of the views.
 
-    PIL resizes the 8-bit RGB image, as when the checkpoints were trained. Images may be PIL images (the EXIF
-    orientation is applied), paths, URLs, or arrays and tensors in either channel order: of integers from 0 to 255, or
-    of floats in [0, 1], which are rounded to 8 bits and come out in [0, 1], with `do_rescale` or without. Grey is
-    replicated, palettes are expanded and alpha is dropped, unless `do_convert_rgb=False`, which accepts RGB only.
+    PIL resizes the 8-bit RGB image, as when the checkpoints were trained. Images may be PIL images of any mode (the
+    EXIF orientation is applied), paths, URLs, base64 strings, or arrays and tensors in either channel order; alone,
+    in a list, or in a list for each text. Integers run from 0 to 255 (unsigned ones of 16 bits, and PIL's modes of 16
+    and 32 bits, from 0 to 65535) and floats from 0 to 1: floats are rounded to 8 bits and come out in [0, 1], with
+    `do_rescale` or without. Grey is replicated, palettes are expanded and alpha is dropped, unless
+    `do_convert_rgb=False`, which accepts RGB only.
 
     Args:
         max_slices (`int`, *optional*, defaults to 6):
-            Largest number of slices of an image; may differ from call to call.
+            Largest number of slices of an image; may differ from call to call and from image to image.
         slice_resolution (`int`, *optional*, defaults to 336):
             Side in pixels of the square whose area a view takes.
         patch_size (`int`, *optional*, defaults to 14):
             Side in pixels of a patch of the vision tower.
+        max_image_pixels (`int`, *optional*, defaults to 89478485):
+            Largest number of pixels of an image before it is resized, against files that are small and decode to
+            gigabytes. The default is 256 MiB of RGB, where PIL too begins to warn. None for no limit but PIL's own,
+            twice `PIL.Image.MAX_IMAGE_PIXELS`.
         resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`):
             Filter of the resizing.
         do_convert_rgb (`bool`, *optional*, defaults to `True`):
@@ -93,8 +107,8 @@ class LlavaUhdV2ImageProcessor(PilBackend):
       overview height, overview width; sizes in pixels.
 
     Raises:
-        ValueError: if a key is unknown or without meaning here, or an image is empty, has channels or values that are
-            no picture's; the message names the image by its index.
+        ValueError: if a key is unknown or without meaning here, a number is out of range, or an image cannot be used;
+            the message names the image by its index, counted over the batch, and its file or URL if it has one.
     """
 
     valid_kwargs = LlavaUhdV2ImageProcessorKwargs
@@ -103,6 +117,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     max_slices = 6
     slice_resolution = 336
     patch_size = 14
+    max_image_pixels = 89_478_485
     resample = Image.Resampling.BICUBIC
     do_convert_rgb = True
     do_rescale = True
@@ -113,10 +128,41 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     def __init__(self, **kwargs):
         _refuse_unusable_keys(set(kwargs) - _FRAMEWORK_KEYS)
         super().__init__(**kwargs)
+        if "max_image_pixels" in kwargs:  # transformers takes None for "the default"
+            self.max_image_pixels = kwargs["max_image_pixels"]
+        if isinstance(self.max_slices, list):
+            raise ValueError(
+                f"`max_slices` of an image processor is one number, got {self.max_slices}; pass a list in the call."
+            )
 
     def preprocess(self, images: ImageInput, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]) -> BatchFeature:
         _refuse_unusable_keys(set(kwargs))
         return super().preprocess(images, **kwargs)
+
+    def fetch_images(self, images: Any) -> Any:
+        """Opens paths, URLs and base64 strings, and makes every image one of PIL or an array of three dimensions.
+
+        Args:
+            images: one image, a batch in an array of four dimensions, a list of images, or a list of lists.
+
+        Raises:
+            ValueError: naming the index of an image that is none or cannot be opened; or if lists and images are
+                mixed, or nested more deeply.
+        """
+        index = count()
+
+        def fetch(entry: Any) -> Any:
+            if isinstance(entry, (list, tuple)) or getattr(entry, "ndim", None) == 4:
+                return [fetch(part) for part in entry]
+            with _naming_image(next(index), entry):
+                return as_image(entry)
+
+        fetched = fetch(images)
+        if isinstance(fetched, list):
+            samples = [entry for entry in fetched if isinstance(entry, list)]
+            if len(samples) not in (0, len(fetched)) or any(isinstance(image, list) for image in chain(*samples)):
+                raise ValueError("`images` mixes images and lists; pass one image, a list, or a list for each text.")
+        return fetched
 
     def slice_plan(self, height: int, width: int, images_kwargs: dict[str, Any] | None = None) -> SlicePlan:
         """How an image of this size, in pixels, is cut; `images_kwargs` override the processor's own fields."""
@@ -134,71 +180,45 @@ class LlavaUhdV2ImageProcessor(PilBackend):
         patch_size = (images_kwargs or {}).get("patch_size", self.patch_size)
         return self.slice_plan(height, width, images_kwargs).num_patches(patch_size)
 
-    def _prepare_image_like_inputs(self, images: ImageInput, *args, **kwargs) -> list[np.ndarray]:
-        flat = self._prepare_images_structure(images)
-        if len(flat) == 0:
-            raise ValueError("There are no images; pass at least one, or leave `images` out.")
-        prepared = []
-        for index, image in enumerate(flat):
-            try:
-                prepared.append(self.process_image(image, **kwargs))
-            except ValueError as error:
-                raise ValueError(f"Image {index} cannot be used: {error}") from error
-        return prepared
-
     def process_image(
         self,
         image: ImageInput,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
+        max_image_pixels: int | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """One image in any form -> (height, width, 3): uint8, or float in [0, 1] where it came as floats."""
-        if isinstance(image, Image.Image):
-            image = ImageOps.exif_transpose(image)
-            if image.mode != "RGB" and not do_convert_rgb:
-                raise ValueError(f"its mode is {image.mode}, not RGB; set `do_convert_rgb=True`.")
-            pixels = np.asarray(image.convert("RGB"))
-        else:
-            pixels = _to_channels_last(image, input_data_format)
-            if pixels.shape[-1] != 3 and not do_convert_rgb:
-                raise ValueError(f"it has {pixels.shape[-1]} channels, not 3; set `do_convert_rgb=True`.")
-            pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3)) if pixels.shape[-1] == 1 else pixels[..., :3]
-        return _check_pixels(pixels)
+        """One fetched image -> (height, width, 3): uint8, or float in [0, 1] where it came as floats."""
+        return read_pixels(
+            image,
+            input_data_format=input_data_format,
+            convert_rgb=bool(do_convert_rgb),
+            max_pixels=max_image_pixels,
+        )
 
-    def _preprocess(
+    def _preprocess_image_like_inputs(
         self,
-        images: list[np.ndarray],
+        images: ImageInput,
         *,
-        max_slices: int,
-        slice_resolution: int,
+        max_slices: int | list[int] | list[list[int]],
         patch_size: int,
-        resample: int | None,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | list[float],
-        image_std: float | list[float],
         return_tensors: str | TensorType | None = None,
         **kwargs,
     ) -> BatchFeature:
+        images = self.fetch_images(images)
+        flat = make_flat_list_of_images(images)
+        if len(flat) == 0:
+            raise ValueError("There are no images; pass at least one, or leave `images` out.")
+        nested = isinstance(images, list) and isinstance(images[0], list)
+        limits = spread_max_slices(max_slices, [len(sample) for sample in images] if nested else len(flat))
+
         rows, image_sizes = [], []
-        for image in images:
-            is_float = image.dtype != np.uint8
-            plan = plan_slices(
-                *image.shape[:2], max_slices=max_slices, slice_resolution=slice_resolution, patch_size=patch_size
-            )
-            picture = Image.fromarray(np.round(image * 255).astype(np.uint8) if is_float else image)
-            views = cut_views(picture, plan, resample)
-            row = np.concatenate([pack_patches(np.asarray(view), patch_size) for view in views])
-            # (p, 3, patch * patch): from here on only the channel matters
-            row = row.reshape(len(row), 3, -1).astype(np.float32)
-            if do_rescale or is_float:
-                row *= rescale_factor if do_rescale else 1 / 255
-            if do_normalize:
-                row -= np.reshape(image_mean, (-1, 1))
-                row /= np.reshape(image_std, (-1, 1))
-            rows.append(row.reshape(len(row), -1))
+        for index, (image, limit) in enumerate(zip(flat, limits, strict=True)):
+            with _naming_image(index, image):
+                pixels = self.process_image(image, **kwargs)
+            height, width, _ = pixels.shape
+            plan = self.slice_plan(height, width, {**kwargs, "max_slices": limit, "patch_size": patch_size})
+            rows.append(_pack_views(pixels, plan, patch_size, **kwargs))
             image_sizes.append(plan.to_image_size())
 
         pixel_values = np.zeros((len(rows), max(map(len, rows)), 3 * patch_size**2), dtype=np.float32)
@@ -206,6 +226,72 @@ class LlavaUhdV2ImageProcessor(PilBackend):
             padded[: len(row)] = row
         data = {"pixel_values": pixel_values, "image_sizes": np.array(image_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
+
+
+def spread_max_slices(max_slices: int | list[int] | list[list[int]], num_images: int | list[int]) -> list[int]:
+    """The `max_slices` of every image of a batch.
+
+    Args:
+        max_slices: one for all images, or a list with one for each, flat or nested.
+        num_images: number of images, or a list with the number of each text.
+
+    Raises:
+        ValueError: if a list has another number of entries than there are images, in all or for a text.
+    """
+    total = num_images if isinstance(num_images, int) else sum(num_images)
+    if isinstance(max_slices, int):
+        return [max_slices] * total
+    flat: list[int] = []
+    lengths: list[int] = []  # of a nested list
+    for entry in max_slices:
+        if isinstance(entry, list):
+            flat += entry
+            lengths.append(len(entry))
+        else:
+            flat.append(entry)
+    if len(flat) != total or (lengths and isinstance(num_images, list) and lengths != num_images):
+        raise ValueError(
+            f"`max_slices` has {lengths or len(flat)} entries and there are {num_images} images; pass one number for "
+            "all images, or one for each, in a flat list or nested like `images`."
+        )
+    return flat
+
+
+@contextmanager
+def _naming_image(index: int, image: Any) -> Iterator[None]:
+    """Puts in front of a ValueError which image it is about."""
+    try:
+        yield
+    except ValueError as error:
+        name = image_name(image)
+        raise ValueError(f"Image {index}{f' ({name})' if name else ''} cannot be used: {error}") from error
+
+
+def _pack_views(
+    pixels: np.ndarray,
+    plan: SlicePlan,
+    patch_size: int,
+    *,
+    resample: int | None,
+    do_rescale: bool,
+    rescale_factor: float,
+    do_normalize: bool,
+    image_mean: float | list[float],
+    image_std: float | list[float],
+    **kwargs,
+) -> np.ndarray:
+    """(height, width, 3) of uint8, or of floats in [0, 1] -> (p, 3 * patch * patch): the patches of all views."""
+    is_float = pixels.dtype != np.uint8
+    image = Image.fromarray(np.round(pixels * 255).astype(np.uint8) if is_float else pixels)
+    row = np.concatenate([pack_patches(np.asarray(view), patch_size) for view in cut_views(image, plan, resample)])
+    # (p, 3, patch * patch): from here on only the channel matters
+    row = row.reshape(len(row), 3, -1).astype(np.float32)
+    if do_rescale or is_float:
+        row *= rescale_factor if do_rescale else 1 / 255
+    if do_normalize:
+        row -= np.reshape(image_mean, (-1, 1))
+        row /= np.reshape(image_std, (-1, 1))
+    return row.reshape(len(row), -1)
 
 
 def cut_views(image: Image.Image, plan: SlicePlan, resample: int | None) -> list[Image.Image]:
@@ -237,43 +323,6 @@ def _refuse_unusable_keys(keys: set[str]) -> None:
             f"{', '.join(f'`{key}`' for key in sorted(usable))}. Sizes follow from `max_slices` and "
             "`slice_resolution`."
         )
-
-
-def _to_channels_last(image: Any, input_data_format: str | ChannelDimension | None) -> np.ndarray:
-    """An array or tensor of three dimensions -> (height, width, 1, 3 or 4)."""
-    if is_torch_tensor(image):
-        image = image.detach().cpu()
-        image = (image.float() if image.is_floating_point() else image).numpy()
-    if input_data_format is None:
-        try:
-            input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
-        except ValueError as error:
-            raise ValueError(f"its shape {image.shape} has no axis of 1, 3 or 4 channels, first or last.") from error
-    pixels = np.moveaxis(image, 0, -1) if input_data_format == ChannelDimension.FIRST else image
-    if pixels.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"its shape {image.shape} has {pixels.shape[-1]} channels, read as `{input_data_format}`; pass 1, 3 or 4."
-        )
-    return pixels
-
-
-def _check_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Checks size and range; (height, width, 3) of any integers -> uint8."""
-    height, width = pixels.shape[:2]
-    if height == 0 or width == 0:
-        raise ValueError(f"its (height, width) is ({height}, {width}); both must be at least 1 pixel.")
-    smallest, largest = pixels.min(), pixels.max()
-    if pixels.dtype.kind in "ui":
-        if smallest < 0 or largest > 255:
-            raise ValueError(f"its integers run from {smallest} to {largest}; scale them to 0 to 255.")
-        return pixels.astype(np.uint8, copy=False)
-    if pixels.dtype.kind != "f":
-        raise ValueError(f"its values are of type {pixels.dtype}; pass integers from 0 to 255 or floats in [0, 1].")
-    if not (smallest >= 0 and largest <= 1):  # also false for NaN
-        raise ValueError(
-            f"its floats run from {smallest} to {largest}; scale them to [0, 1], or pass 0 to 255 as `uint8`."
-        )
-    return pixels
 
 
 __all__ = ["LlavaUhdV2ImageProcessor"]

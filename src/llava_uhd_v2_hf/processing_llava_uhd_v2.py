@@ -3,10 +3,12 @@
 
 from typing import Any
 
+import numpy as np
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from .image_processing_llava_uhd_v2 import spread_max_slices
 
 
 class LlavaUhdV2Processor(ProcessorMixin):
@@ -36,8 +38,9 @@ class LlavaUhdV2Processor(ProcessorMixin):
             Template of a conversation, in Jinja.
 
     Raises:
-        ValueError: if a field is out of range, the tokenizer has no image token, texts and images do not match, or
-            truncation would cut an image.
+        ValueError: if a field is out of range, the tokenizer has no image token, texts and images do not match,
+            an image cannot be used, truncation would cut an image, or a text is longer than the tokenizer's
+            `model_max_length` and may not be cut.
     """
 
     def __init__(
@@ -108,12 +111,33 @@ class LlavaUhdV2Processor(ProcessorMixin):
             ]
         return super().get_text_with_replacements(text, images_replacements, *args, **kwargs)
 
+    def _check_special_mm_tokens(self, text, text_inputs, modalities):
+        super()._check_special_mm_tokens(text, text_inputs, modalities)  # whether truncation cut an image
+        limit = self.tokenizer.model_max_length
+        input_ids = [np.asarray(ids) for ids in text_inputs["input_ids"]]
+        masks = text_inputs.get("attention_mask", map(np.ones_like, input_ids))
+        for index, (ids, mask) in enumerate(zip(input_ids, masks, strict=True)):
+            length = np.asarray(mask).sum()
+            if length > limit:
+                of_images = np.count_nonzero(ids == self.image_token_id)
+                raise ValueError(
+                    f"Text {index} has {length} tokens, {of_images} of them for images; the tokenizer's "
+                    f"`model_max_length` is {limit}. Pass fewer images, a smaller `max_slices` or less text, let "
+                    "`truncation=True` cut the text's end, or set `processor.tokenizer.model_max_length` if the model "
+                    "reads more."
+                )
+
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
         """Number of image tokens and of rows in `pixel_values` for images of the given (height, width) in pixels."""
         if image_sizes is None:
             return MultiModalData()
         images_kwargs = self._merge_kwargs(self.valid_processor_kwargs, **kwargs)["images_kwargs"]
-        plans = [self.image_processor.slice_plan(height, width, images_kwargs) for height, width in image_sizes]
+        max_slices = images_kwargs.pop("max_slices", self.image_processor.max_slices)
+        limits = spread_max_slices(max_slices, len(image_sizes))
+        plans = [
+            self.image_processor.slice_plan(height, width, {**images_kwargs, "max_slices": limit})
+            for (height, width), limit in zip(image_sizes, limits, strict=True)
+        ]
         return MultiModalData(
             num_image_tokens=[
                 num_image_tokens(plan, query_grid=self.query_grid, layout=self.token_layout) for plan in plans

@@ -17,6 +17,11 @@ TEMPERATURE_RANGE = (1e-4, 1e4)
 SMALLEST_KERNEL_SUM = 1e-7
 
 
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def pad_by_reflection(maps: torch.Tensor, radius: int) -> torch.Tensor:
     """Pads (v, c, h, w) by `radius` on each side; replicates along an axis too short to be reflected."""
     height, width = maps.shape[-2:]
@@ -55,16 +60,17 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
 
     def range_weights(self, guidance: torch.Tensor) -> torch.Tensor:
         """Softmax over the similarities of each pixel with its neighbours: (v, 3, h, w) -> (v, t, h, w), eq. 8."""
-        projected = self.range_out(self.dropout(F.gelu(self.range_in(guidance)))).float()
+        projected = full_precision(self.range_out(self.dropout(F.gelu(self.range_in(guidance)))))
         similarities = [(projected * neighbour).sum(1) for neighbour in neighbours(projected, self.kernel_size)]
-        temperature = self.range_temperature.float().exp().clamp(*TEMPERATURE_RANGE)
+        temperature = full_precision(self.range_temperature).exp().clamp(*TEMPERATURE_RANGE)
         return (temperature * torch.stack(similarities, dim=1)).softmax(dim=1)
 
     def spatial_weights(self) -> torch.Tensor:
         """Decay with the distance from the centre: (t, 1, 1), eq. 7."""
-        offsets = torch.linspace(-1, 1, self.kernel_size, device=self.spatial_width.device)
+        width = full_precision(self.spatial_width)
+        offsets = torch.linspace(-1, 1, self.kernel_size, device=width.device, dtype=width.dtype)
         squared_distances = offsets[:, None] ** 2 + offsets[None, :] ** 2
-        decay = torch.exp(-squared_distances / (2 * self.spatial_width.float() ** 2))
+        decay = torch.exp(-squared_distances / (2 * width**2))
         return decay.flatten()[:, None, None]
 
     def kernels(self, guidance: torch.Tensor) -> torch.Tensor:
@@ -73,7 +79,11 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         kernels = kernels / kernels.sum(dim=1, keepdim=True).clamp(min=SMALLEST_KERNEL_SUM)
         residual = torch.cat([kernels.to(guidance.dtype), guidance], dim=1)
         residual = self.residual_out(self.dropout(F.gelu(self.residual_in(residual))))
-        return kernels + RESIDUAL_SCALE * residual.float()
+        return kernels + RESIDUAL_SCALE * full_precision(residual)
+
+    def guidance(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """The pixels at a level's resolution, in the dtype of the weights: (v, 3, H, W) -> (v, 3, h, w)."""
+        return F.adaptive_avg_pool2d(full_precision(pixels), size).to(self.range_in.weight.dtype)
 
     def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """
@@ -85,9 +95,8 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
             (v, c, 2h, 2w) in the dtype of `features`.
         """
         height, width = 2 * features.shape[-2], 2 * features.shape[-1]
-        guidance = F.adaptive_avg_pool2d(pixels.float(), (height, width)).to(self.range_in.weight.dtype)
-        kernels = self.kernels(guidance)
-        finer = F.interpolate(features.float(), size=(height, width), mode="bicubic", align_corners=False)
+        kernels = self.kernels(self.guidance(pixels, (height, width)))
+        finer = F.interpolate(full_precision(features), size=(height, width), mode="bicubic", align_corners=False)
         mixed = torch.zeros_like(finer)
         for tap, neighbour in enumerate(neighbours(finer, self.kernel_size)):
             mixed = mixed + kernels[:, tap : tap + 1] * neighbour

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
-from .hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+from .projector_llava_uhd_v2 import LlavaUhdV2Projector
 
 
 logger = logging.get_logger(__name__)

@@ -1,0 +1,94 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""What a model sees of an image: its views, the order of its tokens, and both in a few words."""
+
+import math
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR, SlicePlan, token_layout
+from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model sees of an image.
+
+    Args:
+        image_size: (height, width) of the image in pixels.
+        plan: how it is cut.
+        views: the views as the model gets them: the slices row by row, then the overview.
+        patch_size: side of a ViT patch in pixels.
+        query_grid: (rows, columns) of tokens in a view.
+        layout: order of the tokens, `"spatial"` or `"sequential"`.
+    """
+
+    image_size: tuple[int, int]
+    plan: SlicePlan
+    views: list[Image.Image]
+    patch_size: int
+    query_grid: tuple[int, int]
+    layout: str
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The image's tokens and separators in reading order, see [`token_layout`]."""
+        return token_layout(self.plan.grid, self.query_grid, self.layout)
+
+    def count_tokens(self) -> dict[str, int]:
+        """How many tokens there are of each kind; kinds that don't occur are left out."""
+        per_view = math.prod(self.query_grid)
+        counts = {
+            "slice token": self.plan.num_slices * per_view,
+            "row separator": self.order.count(ROW_SEPARATOR),
+            "slice separator": self.order.count(SLICE_SEPARATOR),
+            "overview token": per_view,
+        }
+        return {kind: count for kind, count in counts.items() if count}
+
+    def describe_size(self, size: tuple[int, int]) -> str:
+        """(height, width) in pixels, in words with its patches."""
+        height, width = size
+        return f"{height} x {width} pixels, {height // self.patch_size} x {width // self.patch_size} patches"
+
+    def describe(self) -> dict[str, str]:
+        """The facts by their names, each in a few words."""
+        facts = {"image": "{} x {} pixels (height x width)".format(*self.image_size), "slices": "none"}
+        if self.plan.num_slices:
+            rows, columns = self.plan.grid
+            facts["slices"] = f"{self.plan.num_slices} in {count_of(rows, 'row')} and {count_of(columns, 'column')}"
+            facts["slice"] = self.describe_size(self.plan.slice_size)
+        facts["overview"] = self.describe_size(self.plan.overview_size)
+        facts["patches"] = f"{self.plan.num_patches(self.patch_size):,}"
+        parts = " + ".join(count_of(count, kind) for kind, count in self.count_tokens().items())
+        facts["tokens"] = f"{len(self.order):,} = {parts} ({self.layout} layout)"
+        return facts
+
+
+def inspect_image(
+    image: Image.Image,
+    image_processor: LlavaUhdV2ImageProcessor,
+    config: LlavaUhdV2Config,
+    max_slices: int | None = None,
+) -> Inspection:
+    """Cuts an RGB image as the image processor does; `max_slices` overrides the processor's own.
+
+    Raises:
+        ValueError: if the image is empty or `max_slices` less than 1.
+    """
+    settings = {} if max_slices is None else {"max_slices": max_slices}
+    plan = image_processor.slice_plan(image.height, image.width, settings)
+    rows, columns = config.projector_config.query_grid
+    return Inspection(
+        image_size=(image.height, image.width),
+        plan=plan,
+        views=cut_views(image, plan, image_processor.resample),
+        patch_size=image_processor.patch_size,
+        query_grid=(rows, columns),
+        layout=config.token_layout,
+    )
+
+
+def count_of(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

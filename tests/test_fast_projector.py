@@ -1,0 +1,201 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The reordered projector against the plain order: numbers, gradients, and what it does when layers change."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, inject_adapter_in_model
+from recordings import PROJECTOR, read_pixels, read_recording, under_our_names
+from safetensors.torch import load_file
+from torch import nn
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf import fast_projector_llava_uhd_v2 as fast_projector
+from llava_uhd_v2_hf.configuration_llava_uhd_v2 import SUPPORTED_LEVELS
+from llava_uhd_v2_hf.operators_llava_uhd_v2 import build_operators
+from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+
+
+def small_projector(channels=8, width=16, **options):
+    config = LlavaUhdV2Config(
+        vision_config={"hidden_size": channels, "num_attention_heads": 2, "patch_size": 14},
+        text_config={"hidden_size": width, "num_attention_heads": 2, "vocab_size": 32001},
+        projector_config={"num_attention_heads": 2, "query_grid": [3, 2], **options},
+    )
+    projector = LlavaUhdV2Projector(config)
+    torch.manual_seed(0)
+    for parameter in projector.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return projector.eval()
+
+
+def random_views(grid, channels=8, views=2, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(views, channels, *grid, generator=generator, dtype=dtype)
+    return features, torch.randn(views, 3, 14 * grid[0], 14 * grid[1], generator=generator, dtype=dtype)
+
+
+def output_and_gradients(projector, features, pixels, plain):
+    projector.zero_grad()
+    features = features.clone().requires_grad_()
+    torch.manual_seed(2)  # the up-sampler's dropout
+    tokens = projector(features, pixels, plain=plain)
+    (tokens * torch.arange(tokens.numel()).view_as(tokens).cos()).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in projector.named_parameters()}
+    return {"tokens": tokens.detach(), "features": features.grad, **gradients}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    grid=st.sampled_from([(5, 7), (1, 3), (4, 1), (12, 2), (3, 13), (8, 8)]),
+    levels=st.sampled_from(SUPPORTED_LEVELS),
+    upsampler=st.sampled_from(["vdim", "bilinear"]),
+    sets=st.sampled_from([1, 4]),
+    query_grid=st.sampled_from([(3, 2), (5, 4)]),
+    training=st.booleans(),
+)
+def test_output_and_all_gradients_equal_the_plain_order(grid, levels, upsampler, sets, query_grid, training):
+    options = {"levels": levels, "upsampler": upsampler, "num_query_sets": sets, "query_grid": query_grid}
+    projector = small_projector(**options).double().train(training)
+    views = random_views(grid, dtype=torch.float64)
+    expected = output_and_gradients(projector, *views, plain=True)
+    got = output_and_gradients(projector, *views, plain=False)
+    for name, tensor in expected.items():
+        assert got[name] is not None, name
+        assert (got[name] - tensor).abs().max() <= 1e-10 * tensor.abs().max().clamp(min=1), name
+    with torch.no_grad():
+        torch.manual_seed(2)
+        torch.testing.assert_close(projector(*views), expected["tokens"], rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+@settings(max_examples=25, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    steps=st.integers(0, 3),
+    kernel_size=st.sampled_from([1, 3, 5, 7]),
+    upsampler=st.sampled_from([LlavaUhdV2Upsampler, LlavaUhdV2BilinearUpsampler]),
+    part=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_operators_make_every_level_whole_and_in_parts(grid, steps, kernel_size, upsampler, part):
+    torch.manual_seed(0)
+    levels = {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 2, 3]}[steps]
+    config = LlavaUhdV2ProjectorConfig(levels=levels, upsampler_kernel_size=kernel_size)
+    upsample = (upsampler(config, 6) if upsampler is LlavaUhdV2Upsampler else upsampler(config)).double().eval()
+    features, pixels = random_views(grid, channels=6, dtype=torch.float64)
+    pyramid = upsample(features, pixels)
+    for level, (operator, sources) in enumerate(build_operators(upsample, features, pixels)):
+        rows = operator.rows(0, grid[0] << level, slice(0, grid[0])).expand(2, -1, -1, -1)
+        torch.testing.assert_close(torch.einsum("vyxm,vmc->vcyx", rows, sources), pyramid[level])
+        first = int(min(part) * ((grid[0] << level) - 1))
+        last = max(int(max(part) * (grid[0] << level)), first + 1)
+        few = operator.rows(first, last, slice(0, grid[0])).expand(2, -1, -1, -1)
+        torch.testing.assert_close(few, rows[:, first:last])
+
+
+@torch.no_grad()
+def test_chunks_strips_and_groups_change_no_number(monkeypatch):
+    projector = small_projector(query_grid=[6, 2]).double()
+    views = random_views((9, 5), views=5, dtype=torch.float64)
+    expected = projector(*views)
+    for name, value in (("CHUNK_BYTES", 1), ("GROUP_BYTES", 1), ("STRIP_WINDOWS", 1)):
+        monkeypatch.setattr(fast_projector, name, value)
+        torch.testing.assert_close(projector(*views), expected, rtol=1e-12, atol=1e-12)
+
+
+def runs_reordered(monkeypatch, projector, views):
+    """Whether a call takes the other order; its result equals the plain order's either way."""
+    calls = []
+    original = fast_projector.project_chunk
+    monkeypatch.setattr(fast_projector, "project_chunk", lambda *arguments: calls.append(1) or original(*arguments))
+    with torch.no_grad():
+        torch.testing.assert_close(projector(*views), projector(*views, plain=True), rtol=1e-4, atol=1e-4)
+    monkeypatch.undo()
+    return bool(calls)
+
+
+def test_nothing_stale_after_weights_change_in_place(monkeypatch):
+    projector, views = small_projector(), random_views((6, 5))
+    assert runs_reordered(monkeypatch, projector, views)
+    for name, parameter in projector.named_parameters():
+        parameter.data += 0.1
+        assert runs_reordered(monkeypatch, projector, views), name
+    projector.load_state_dict(small_projector().state_dict())
+    assert runs_reordered(monkeypatch, projector, views)
+    assert runs_reordered(monkeypatch, copy.deepcopy(projector), views)
+
+
+@pytest.mark.parametrize("target", ["key", "value", "level_projections.2", "fixups.2"])
+def test_layers_with_lora_are_called_and_plain_again_once_merged(monkeypatch, target):
+    projector, views = small_projector(), random_views((6, 5))
+    config = LoraConfig(target_modules=rf".*\.{target}", r=2, init_lora_weights=False)
+    inject_adapter_in_model(config, projector)
+    assert not runs_reordered(monkeypatch, projector, views)
+    layer = next(module for module in projector.modules() if hasattr(module, "lora_A"))
+    layer.merge()
+    assert not runs_reordered(monkeypatch, projector, views)
+    layer.unmerge()
+    assert not runs_reordered(monkeypatch, projector, views)
+
+
+def test_hooked_off_loaded_and_foreign_layers_are_called(monkeypatch):
+    views = random_views((6, 5))
+    hooked = small_projector()
+    hooked.window_attention.key.register_forward_hook(lambda *_: None)
+    assert not runs_reordered(monkeypatch, hooked, views)
+
+    class Doubled(nn.Linear):
+        def forward(self, states):
+            return 2 * super().forward(states)
+
+    foreign = small_projector()
+    foreign.window_attention.value.__class__ = Doubled
+    assert not runs_reordered(monkeypatch, foreign, views)
+
+    off_loaded = small_projector()
+    cpu_offload(off_loaded, execution_device=torch.device("cpu"))
+    assert not runs_reordered(monkeypatch, off_loaded, views)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outliers", [1, 50])
+def test_half_precision_errs_little_more_than_the_plain_order(reference, outliers):
+    """On recorded weights and views; also with four channels fifty times larger, as CLIP has some.
+
+    The plain order rounds more often, but on finer levels, where pooling averages the errors away.
+    """
+    description, tensors = read_recording(reference, "hiwin")
+    released = {}
+    for name, tensor in load_file(reference / "hiwin_weights.safetensors").items():
+        if name.startswith("stack4x."):
+            released["model.mm_projector." + name.removeprefix("stack4x.")] = tensor
+    projector = small_projector(
+        description["mm_hidden_size"], description["embed_dim"], query_grid=[12, 12], levels=[0, 1, 2]
+    )
+    config = LlavaUhdV2ProjectorConfig(levels=[0, 1, 2], num_attention_heads=2)
+    projector.load_state_dict(under_our_names(released, config, PROJECTOR))
+    height, width = description["layout"][0][0]
+    features = tensors["features_padded"][:1, : height * width].mT.reshape(1, -1, height, width).clone()
+    features[:, ::8] *= outliers
+    pixels = read_pixels(reference, description["image_files"]["image_u8_0"][0])[None] / 127.5 - 1
+    expected = projector(features, pixels, plain=True)
+    half = copy.deepcopy(projector).bfloat16()
+    errors = {
+        plain: (half(features.bfloat16(), pixels, plain=plain).float() - expected).square().mean().sqrt()
+        for plain in (True, False)
+    }
+    assert errors[False] <= 1.4 * errors[True], errors  # measured: 1.2
+
+
+def test_autocast_keeps_the_operator_in_float32():
+    projector, views = small_projector(), random_views((6, 5))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens = projector(*views)
+    expected = projector(*views)
+    # only the output side, after the attention, runs in bfloat16
+    assert (tokens - expected).abs().max() <= 4 * torch.finfo(torch.bfloat16).eps * expected.abs().max()
