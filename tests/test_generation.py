@@ -229,6 +229,6 @@ def test_any_image_has_as_many_features_as_tokens(model, processor, width, heigh
     counted = processor._get_num_multimodal_tokens(image_sizes=[(height, width)], max_slices=max_slices)
     tokens = (inputs["input_ids"] == processor.image_token_id).sum()
     outputs = model(**inputs)
-    assert counted.num_image_tokens == [tokens] == [len(outputs.image_hidden_states)]
+    assert counted.num_image_tokens == [tokens] == [len(torch.cat(outputs.image_outputs.pooler_output))]
     assert inputs["image_sizes"][0, 2:].remainder(14).eq(0).all()
     assert outputs.logits.isfinite().all()

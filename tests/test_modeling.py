@@ -151,7 +151,7 @@ def test_image_features_have_one_entry_an_image_and_stand_in_for_pixels(tiny_mod
     assert [tuple(image.shape) for image in features.pooler_output] == [(9, 64), (31, 64)]
     assert features.last_hidden_state.shape == (2, 26, 32)
     expected = tiny_model(**inputs)
-    assert torch.equal(expected.image_hidden_states, torch.cat(features.pooler_output))
+    assert torch.equal(torch.cat(expected.image_outputs.pooler_output), torch.cat(features.pooler_output))
     text = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     assert torch.equal(tiny_model(**text, mm_encoder_outputs={"image": features}).logits, expected.logits)
     options = {"max_new_tokens": 5, "do_sample": False}

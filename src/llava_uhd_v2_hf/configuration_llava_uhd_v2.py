@@ -222,7 +222,7 @@ class LlavaUhdV2Config(PreTrainedConfig):
         "text_config": AutoConfig,
         "projector_config": LlavaUhdV2ProjectorConfig,
     }
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_hidden_states"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

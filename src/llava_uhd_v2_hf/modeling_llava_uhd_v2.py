@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
@@ -24,8 +25,11 @@ from .vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
 from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 
 
-# transformers 5.24 renamed the cache in arguments and outputs
+# transformers 5.24 renamed the cache in arguments and outputs; before, the old name is taken without a warning
 CACHE_NAME = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
+accept_past_key_values = deprecate_kwarg(
+    "past_key_values", version="5.40.0" if CACHE_NAME == "cache" else "5.0.0", new_name="cache"
+)
 
 
 @dataclass
@@ -36,10 +40,10 @@ class LlavaUhdV2ModelOutputWithPast(BaseModelOutputWithPast):
     Args:
         last_hidden_state: (b, n, d).
         cache: with `use_cache`; `past_key_values` before transformers 5.24.
-        image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
+        image_outputs: what [`~LlavaUhdV2Model.get_image_features`] returns; None without images.
     """
 
-    image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
@@ -51,10 +55,10 @@ class LlavaUhdV2CausalLMOutputWithPast(CausalLMOutputWithPast):
         loss: next-token cross-entropy over labels other than -100, with `labels`.
         logits: (b, n, vocabulary), of the last positions only with `logits_to_keep`.
         cache: with `use_cache`; `past_key_values` before transformers 5.24.
-        image_hidden_states: (n_1 + n_2 + ..., d), what stands in the prompt's image tokens, separators included.
+        image_outputs: what [`~LlavaUhdV2Model.get_image_features`] returns; None without images.
     """
 
-    image_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
 
 
 class LlavaUhdV2PreTrainedModel(PreTrainedModel):
@@ -226,6 +230,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
 
     @merge_with_config_defaults
     @can_return_tuple
+    @accept_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -233,6 +238,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -245,11 +251,11 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             image_sizes: (i, 6), the slice plans.
             attention_mask: (b, n), 1 for tokens and 0 for padding.
             position_ids: (b, n).
+            cache: that of earlier tokens; `past_key_values` before transformers 5.24.
             inputs_embeds: (b, n, d), instead of `input_ids`.
             use_cache: whether to return a cache.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
-            kwargs: handed to the language model; among them `cache`, that of earlier tokens (`past_key_values` before
-                transformers 5.24).
+            kwargs: handed to the language model.
 
         Raises:
             ValueError: if inputs contradict each other, or image tokens and images differ in number.
@@ -264,7 +270,6 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         image_outputs = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and len(pixel_values):
             image_outputs = self.get_image_features(pixel_values, image_sizes, return_dict=True)
-        image_features = None
         if image_outputs is not None:
             image_features = torch.cat(list(image_outputs.pooler_output))
             image_features = image_features.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -272,7 +277,6 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         else:
             self._refuse_image_tokens(input_ids)
-            cache = kwargs.get("cache", kwargs.get("past_key_values"))
             is_first_call = cache is None or cache.get_seq_length() == 0
             if is_first_call and (self.training or torch.distributed.is_initialized()):
                 inputs_embeds = self._touch_vision(inputs_embeds)
@@ -283,6 +287,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
         return LlavaUhdV2ModelOutputWithPast(
@@ -290,7 +295,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=image_features,
+            image_outputs=image_outputs,
         )
 
 
@@ -332,6 +337,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
 
     @merge_with_config_defaults
     @can_return_tuple
+    @accept_past_key_values
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -339,6 +345,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -353,13 +360,13 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             image_sizes: (i, 6), the slice plans.
             attention_mask: (b, n), 1 for tokens and 0 for padding.
             position_ids: (b, n).
+            cache: that of earlier tokens; `past_key_values` before transformers 5.24.
             inputs_embeds: (b, n, d), instead of `input_ids`.
             labels: (b, n), -100 where nothing is predicted.
             use_cache: whether to return a cache.
             logits_to_keep: the last positions (a number, 0 for all) or the positions (a tensor) that get logits.
             mm_encoder_outputs: `{"image": get_image_features(...)}`, instead of `pixel_values`.
-            kwargs: handed to the language model and the loss function; among them `cache`, that of earlier tokens
-                (`past_key_values` before transformers 5.24).
+            kwargs: handed to the language model and the loss function.
 
         Raises:
             ValueError: if inputs contradict each other, or image tokens and images differ in number.
@@ -370,6 +377,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             image_sizes=image_sizes,
             attention_mask=attention_mask,
             position_ids=position_ids,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -389,7 +397,7 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
+            image_outputs=outputs.image_outputs,
         )
 
 

@@ -44,6 +44,7 @@ NOT_APPLICABLE = "|".join(
         r"has no sparse experts|does not support grouped_mm|no `output_router_logits`",  # in our own code or config
         r"does not support sliding window mask",  # likewise
         r"has no axial RoPE layer",
+        r"No `_keep_in_fp32_modules_strict` defined",
         r"LlavaUhdV2Model does not support SDPA",  # a composite model in the test of the others
     )
 )
