@@ -17,15 +17,15 @@ def plan(height, width, max_slices=6):
     ("size", "dtype", "measured"),
     [
         # python benchmarks/vision_memory.py, on a CPU
-        ((336, 336), torch.float32, 302e6),
-        ((336, 336), torch.bfloat16, 236e6),
-        ((400, 600), torch.float32, 435e6),
-        ((800, 1200), torch.bfloat16, 508e6),
+        ((336, 336), torch.float32, 444e6),
+        ((336, 336), torch.bfloat16, 418e6),
+        ((400, 600), torch.float32, 570e6),
+        ((800, 1200), torch.bfloat16, 499e6),
     ],
 )
 def test_estimate_is_near_the_measured_peak(size, dtype, measured):
     cost = estimate_cost([plan(*size)], LlavaUhdV2Config(), dtype)
-    assert cost.vision_bytes == pytest.approx(measured, rel=0.3)
+    assert cost.vision_bytes == pytest.approx(measured, rel=0.2)
 
 
 def test_cache_is_that_of_the_language_model(tiny_model):

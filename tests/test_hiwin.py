@@ -115,7 +115,7 @@ def test_projector_equals_the_released_resampler(reference):
         projector = load_projector(reference, case["mask"])
         names = [name for image in case["outputs"] for name in image]
         for name, (features, pixels) in zip(names, recorded_views(reference, description, tensors), strict=True):
-            torch.testing.assert_close(projector(features, pixels)[0], tensors[name], rtol=0, atol=1e-4)
+            torch.testing.assert_close(projector([features], [pixels])[0][0], tensors[name], rtol=0, atol=1e-4)
 
         pyramid = projector.upsampler(features, pixels)
         keys, values = projector.window_attention.keys_and_values(pyramid)
@@ -138,7 +138,7 @@ def test_any_configuration_makes_finite_tokens_for_any_view(grid, levels, upsamp
     torch.manual_seed(0)
     options = {"levels": levels, "upsampler": upsampler, "num_query_sets": sets, "query_grid": query_grid}
     projector = LlavaUhdV2Projector(small_config(8, 16, 2, **options)).eval()
-    tokens = projector(torch.randn(2, 8, *grid), torch.randn(2, 3, 14 * grid[0], 14 * grid[1]))
+    tokens = projector([torch.randn(2, 8, *grid)], [torch.randn(2, 3, 14 * grid[0], 14 * grid[1])])[0]
     assert tokens.shape == (2, query_grid[0] * query_grid[1], 16)
     assert tokens.isfinite().all()
 
@@ -165,7 +165,7 @@ def test_half_precision_stays_within_its_rounding(reference, dtype):
     description, tensors = read_recording(reference, "hiwin")
     projector = load_projector(reference, 7)
     features, pixels = next(recorded_views(reference, description, tensors))
-    expected = projector(features, pixels)
-    got = projector.to(dtype)(features.to(dtype), pixels).float()
+    expected = projector([features], [pixels])[0]
+    got = projector.to(dtype)([features.to(dtype)], [pixels])[0].float()
     # measured: 1.4 (bfloat16) and 1.0 (float16) units of rounding of the largest number
     assert (got - expected).abs().max() <= 2 * torch.finfo(dtype).eps * expected.abs().max()

@@ -85,7 +85,7 @@ def test_read_layer_equals_the_towers_own_hidden_state(tower, layer):
         options = {} if tower == "dinov2" else {"interpolate_pos_encoding": True}
         whole = encoder.vision_tower(views, output_hidden_states=True, **options)
         expected = whole.hidden_states[layer][:, prefix:]
-        _, hidden_states = encoder.encode_views(views)
+        hidden_states = encoder.encode_views(views)
         torch.testing.assert_close(hidden_states[-1], expected, rtol=0, atol=2e-5)
 
 
@@ -93,7 +93,7 @@ def test_read_layer_equals_the_towers_own_hidden_state(tower, layer):
 def test_layers_past_the_read_one_neither_run_nor_train(tower):
     encoder = small_encoder(tower).requires_grad_(True).train()
     views = torch.randn(1, 3, 28, 42)
-    tokens, _ = encoder.encode_views(views)
+    (tokens,) = encoder.project(encoder.encode_views(views), [views])
     tokens.square().sum().backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
@@ -121,9 +121,11 @@ def test_packed_images_equal_their_views_one_by_one():
     assert encoded.features.shape == (3, padded.shape[1], 32)
     for image, row in enumerate(rows):
         torch.testing.assert_close(encoded.tokens[image], from_list.tokens[image], rtol=0, atol=0)
-        alone = [encoder.encode_views(view[None]) for view in views[image]]
-        tokens = torch.cat([tokens[0] for tokens, _ in alone])
-        features = torch.cat([hidden_states[-1][0] for _, hidden_states in alone])
+        alone = [encoder.encode_views(view[None])[-1] for view in views[image]]
+        tokens = torch.cat(
+            [encoder.project([state], [view[None]])[0][0] for state, view in zip(alone, views[image], strict=True)]
+        )
+        features = torch.cat([state[0] for state in alone])
         torch.testing.assert_close(encoded.tokens[image], tokens, rtol=0, atol=1e-5)
         torch.testing.assert_close(encoded.features[image, : len(row)], features, rtol=0, atol=1e-5)
         assert (encoded.features[image, len(row) :] == 0).all()

@@ -3,14 +3,15 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .fast_projector_llava_uhd_v2 import GROUP_BYTES, STRIP_WINDOWS, views_per_chunk
-from .geometry_llava_uhd_v2 import SlicePlan, choose_pooling_grid, num_image_tokens
+from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, STRIP_BYTES
+from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from .vision_llava_uhd_v2 import views_at_a_time, wide_layer_size
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,39 @@ def estimate_cost(plans: Sequence[SlicePlan], config: LlavaUhdV2Config, dtype: t
     query_grid, layout = config.projector_config.query_grid, config.token_layout
     tokens = sum(num_image_tokens(plan, query_grid=query_grid, layout=layout) for plan in plans)
     views = Counter(size for plan in plans for size in plan.view_sizes)
-    vision = max((estimate_vision_bytes(size, count, config, dtype) for size, count in views.items()), default=0)
+    vision = estimate_vision_bytes(views, config, dtype) if views else 0
     return ImageCost(tokens, vision, tokens * cache_bytes_per_token(config, dtype))
 
 
-def estimate_vision_bytes(size: tuple[int, int], count: int, config: LlavaUhdV2Config, dtype: torch.dtype) -> int:
-    """Peak memory of tower and projector for `count` views of one (height, width) in pixels, which run together.
+def estimate_vision_bytes(views: Mapping[tuple[int, int], int], config: LlavaUhdV2Config, dtype: torch.dtype) -> int:
+    """Peak memory of tower and projector on a CPU, for so many views of each (height, width) in pixels.
 
     Counted are the largest tensors that live at the same time. docs/processing.md compares it with measurements.
     """
     projector, patch_size = config.projector_config, config.vision_config.patch_size
     channels, width, itemsize = config.vision_config.hidden_size, config.text_config.hidden_size, dtype.itemsize
-    rows, columns = size[0] // patch_size, size[1] // patch_size
-    patches, levels, top = rows * columns, len(projector.levels), max(projector.levels)
+    levels, top, queries = len(projector.levels), max(projector.levels), math.prod(projector.query_grid)
+    patches = {size: size[0] // patch_size * (size[1] // patch_size) for size in views}
+    largest, count = max(patches.values()), max(views.values())
+    total = sum(patches[size] * count for size, count in views.items())
 
-    # the tower: two states, keys, queries and values, and the wide layer of its perceptrons
-    tower = count * patches * (5 * channels + config.vision_config.intermediate_size) * itemsize
-    # the projector, for a chunk of views: projected features of every level, one level's three times in float32
-    chunk = min(count, views_per_chunk(patches, levels, width, itemsize))
-    projected = chunk * patches * width * (levels * itemsize + 3 * 4)
-    # operators of the levels below the top one, with what they are made of
-    operators = chunk * 4 ** max(top - 1, 0) * 4 * patches**2 * 4 if top else 0
-    # pooled features of a strip of windows, and the answers of all windows three times on their way out
-    pool_rows, pool_columns = choose_pooling_grid(rows, columns, projector.pooling_grids)
-    pooled = chunk * STRIP_WINDOWS * pool_rows * pool_columns * levels * width * itemsize
-    answers = 3 * chunk * math.prod(projector.query_grid) * projector.num_query_sets * width * itemsize
-    # a group of heads: its weights for keys and values, absorbed queries, mixed values and copies of both
-    heads = max(GROUP_BYTES // (projector.num_query_sets * STRIP_WINDOWS * width * itemsize), 1)
-    weights = 2 * min(heads / projector.num_attention_heads, 1) * width**2 * itemsize
-    features = 2 * count * patches * channels * itemsize
-    return max(tower, int(features + projected + operators + pooled + answers + weights + 6 * GROUP_BYTES))
+    tower = min(count, views_at_a_time(config.vision_config, largest, itemsize, "cpu"))
+    tower *= largest * (5 * channels + wide_layer_size(config.vision_config)) * itemsize
+    # for all views: pixels, features and tokens
+    kept = total * (3 * patch_size**2 + channels) * itemsize + sum(views.values()) * queries * width * itemsize
+    # products of the weights: the levels' projections and Gram matrices, queries, fixed scores, keys and values
+    rows = queries * projector.num_query_sets
+    weights = levels * channels * (width + channels) * 4 + rows * width * 4
+    weights += rows * projector.num_attention_heads * queries * 4
+    weights += max(width, levels * channels) * width * (4 + itemsize)
+    # a chunk of views: pooled features in float32, and the answers of all windows on their way out
+    cells = max(pool_rows * pool_columns for pool_rows, pool_columns in projector.pooling_grids)
+    pooled = queries * levels * cells * channels * 4
+    chunk = min(count, max(CHUNK_BYTES // pooled, 1))
+    answers = 4 * chunk * rows * width * itemsize
+    # the operator of the top level, or what a strip of windows holds: absorbed queries, mixtures and copies
+    working = max(3 * 4**top * largest**2 * 4, 4 * STRIP_BYTES)
+    return max(tower, kept + weights + 2 * chunk * pooled + answers + working)
 
 
 def cache_bytes_per_token(config: LlavaUhdV2Config, dtype: torch.dtype) -> int:

@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import choose_pooling_grid
@@ -38,17 +39,19 @@ def roi_align_weights(length: int, windows: int, cells: int, device: torch.devic
     `aligned=False` and an adaptive number of samples): no half-pixel shift, a window shorter than a pixel is enlarged
     to one, and samples that fall off the end of the map count as zero.
     """
-    edges = (torch.arange(windows + 1, dtype=torch.float64) * length / windows).float()
+    edges = (torch.arange(windows + 1, dtype=torch.float64, device="cpu") * length / windows).float()
     starts, window_length = edges[:-1], (edges[1:] - edges[:-1]).clamp(min=1)
     samples = max(math.ceil(length / (windows * cells)), 1)
     cell_length = (window_length / cells)[:, None, None]
-    cell_starts = torch.arange(cells)[:, None] * cell_length
-    positions = starts[:, None, None] + cell_starts + (torch.arange(samples) + 0.5) * cell_length / samples
+    cell_starts = torch.arange(cells, device="cpu")[:, None] * cell_length
+    positions = (
+        starts[:, None, None] + cell_starts + (torch.arange(samples, device="cpu") + 0.5) * cell_length / samples
+    )
     positions = positions.reshape(-1, 1)
 
     inside = positions <= length
     positions = positions.clamp(max=length - 1)
-    distances = (positions - torch.arange(length)).abs()
+    distances = (positions - torch.arange(length, device="cpu")).abs()
     weights = (1 - distances).clamp(min=0) * inside
     return weights.reshape(windows * cells, samples, length).mean(dim=1).to(device)
 
@@ -59,7 +62,7 @@ def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[
     (rows, columns), (pool_rows, pool_columns) = query_grid, pooling_grid
     along_rows = roi_align_weights(height, rows, pool_rows, maps.device)
     along_columns = roi_align_weights(width, columns, pool_columns, maps.device)
-    with torch.autocast(maps.device.type, enabled=False):
+    with maybe_autocast(maps.device.type, enabled=False):
         maps_ = full_precision(maps)
         pooled = torch.einsum("yh,vhwd->vywd", along_rows.to(maps_.dtype), maps_)
         pooled = torch.einsum("xw,vywd->vyxd", along_columns.to(maps_.dtype), pooled)
@@ -82,6 +85,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self.query_grid = projector.query_grid
         self.pooling_grids = projector.pooling_grids
         self.num_heads = projector.num_attention_heads
+        self.num_channels = channels
         queries, sets = math.prod(projector.query_grid), projector.num_query_sets
 
         self.level_projections = nn.ModuleDict({str(level): nn.Linear(channels, width) for level in self.levels})
@@ -118,9 +122,17 @@ class LlavaUhdV2WindowAttention(nn.Module):
             values.append(pool_windows(value, self.query_grid, pooling_grid))
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
-    def attend(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Attention of all sets inside each window, before the output projection: (v, q, k, d) -> (v, q, s, d)."""
-        query = self.query(self.norm_query(self.queries) + self.position_embeddings)
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attention inside each window, before the output projection.
+
+        Args:
+            queries: (s, q, d), of one set or of several that share the projected keys and values.
+            keys, values: (v, q, k, d).
+
+        Returns:
+            (v, q, s, d).
+        """
+        query = self.query(self.norm_query(queries) + self.position_embeddings)
 
         def split_heads(states: torch.Tensor) -> torch.Tensor:
             return states.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
@@ -136,12 +148,15 @@ class LlavaUhdV2WindowAttention(nn.Module):
         """Output projection, and the sets mixed into one token a window: (v, q, s, d) -> (v, q, d)."""
         return self.projection(self.norm_output(self.mix(self.norm_attention(self.output(attended)).flatten(2))))
 
-    def forward(self, pyramid: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, pyramid: list[torch.Tensor], sets_apart: bool = True) -> torch.Tensor:
         """
         Args:
             pyramid: levels 0 to the highest one used, each (v, c, 2^l h, 2^l w).
+            sets_apart: whether each query set projects keys and values anew, as in the released code.
 
         Returns:
             (v, q, d): the tokens of each view, in row-major order of the windows.
         """
-        return self.combine(self.attend(*self.keys_and_values(pyramid)))
+        keys, values = self.keys_and_values(pyramid)
+        sets = self.queries.split(1) if sets_apart else [self.queries]
+        return self.combine(torch.cat([self.attend(queries, keys, values) for queries in sets], dim=2))

@@ -212,18 +212,23 @@ class LlavaUhdV2ImageProcessor(PilBackend):
         nested = isinstance(images, list) and isinstance(images[0], list)
         limits = spread_max_slices(max_slices, [len(sample) for sample in images] if nested else len(flat))
 
-        rows, image_sizes = [], []
+        views, values, plans = [], [], []
         for index, (image, limit) in enumerate(zip(flat, limits, strict=True)):
             with _naming_image(index, image):
                 pixels = self.process_image(image, **kwargs)
             height, width, _ = pixels.shape
             plan = self.slice_plan(height, width, {**kwargs, "max_slices": limit, "patch_size": patch_size})
-            rows.append(_pack_views(pixels, plan, patch_size, **kwargs))
-            image_sizes.append(plan.to_image_size())
+            is_float = pixels.dtype != np.uint8
+            pixels = np.round(pixels * 255).astype(np.uint8) if is_float else pixels
+            views.append(cut_views(Image.fromarray(pixels), plan, kwargs["resample"]))
+            values.append(_values_of_bytes(is_float, **kwargs))
+            plans.append(plan)
 
-        pixel_values = np.zeros((len(rows), max(map(len, rows)), 3 * patch_size**2), dtype=np.float32)
-        for padded, row in zip(pixel_values, rows, strict=True):
-            padded[: len(row)] = row
+        length = max(plan.num_patches(patch_size) for plan in plans)
+        pixel_values = np.zeros((len(plans), length, 3 * patch_size**2), dtype=np.float32)
+        for row, image_views, image_values in zip(pixel_values, views, values, strict=True):
+            _pack_views(image_views, image_values, patch_size, row)
+        image_sizes = [plan.to_image_size() for plan in plans]
         data = {"pixel_values": pixel_values, "image_sizes": np.array(image_sizes, dtype=np.int64)}
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -267,12 +272,9 @@ def _naming_image(index: int, image: Any) -> Iterator[None]:
         raise ValueError(f"Image {index}{f' ({name})' if name else ''} cannot be used: {error}") from error
 
 
-def _pack_views(
-    pixels: np.ndarray,
-    plan: SlicePlan,
-    patch_size: int,
+def _values_of_bytes(
+    is_float: bool,
     *,
-    resample: int | None,
     do_rescale: bool,
     rescale_factor: float,
     do_normalize: bool,
@@ -280,18 +282,19 @@ def _pack_views(
     image_std: float | list[float],
     **kwargs,
 ) -> np.ndarray:
-    """(height, width, 3) of uint8, or of floats in [0, 1] -> (p, 3 * patch * patch): the patches of all views."""
-    is_float = pixels.dtype != np.uint8
-    image = Image.fromarray(np.round(pixels * 255).astype(np.uint8) if is_float else pixels)
-    row = np.concatenate([pack_patches(np.asarray(view), patch_size) for view in cut_views(image, plan, resample)])
-    # (p, 3, patch * patch): from here on only the channel matters
-    row = row.reshape(len(row), 3, -1).astype(np.float32)
+    """What becomes of the 256 values of each channel: (3, 256).
+
+    Args:
+        is_float: whether the image came as floats in [0, 1], which it then becomes again without `do_rescale` too.
+        do_rescale, rescale_factor, do_normalize, image_mean, image_std: as of the processor.
+    """
+    values = np.tile(np.arange(256, dtype=np.float32), (3, 1))
     if do_rescale or is_float:
-        row *= rescale_factor if do_rescale else 1 / 255
+        values *= rescale_factor if do_rescale else 1 / 255
     if do_normalize:
-        row -= np.reshape(image_mean, (-1, 1))
-        row /= np.reshape(image_std, (-1, 1))
-    return row.reshape(len(row), -1)
+        values -= np.reshape(image_mean, (-1, 1))
+        values /= np.reshape(image_std, (-1, 1))
+    return values
 
 
 def cut_views(image: Image.Image, plan: SlicePlan, resample: int | None) -> list[Image.Image]:
@@ -308,11 +311,16 @@ def cut_views(image: Image.Image, plan: SlicePlan, resample: int | None) -> list
     return [*views, image.resize((width, height), resample)]
 
 
-def pack_patches(view: np.ndarray, patch_size: int) -> np.ndarray:
-    """(height, width, 3) -> (h * w, 3 * patch * patch): patches row by row, channels first in a patch."""
-    height, width, channels = view.shape
-    grid = view.reshape(height // patch_size, patch_size, width // patch_size, patch_size, channels)
-    return grid.transpose(0, 2, 4, 1, 3).reshape(-1, channels * patch_size**2)
+def _pack_views(views: list[Image.Image], values: np.ndarray, patch_size: int, row: np.ndarray) -> None:
+    """Writes the patches of the views, row by row and channels first, to (p_max, 3 * patch * patch)."""
+    start = 0
+    for view in views:
+        rows, columns = view.height // patch_size, view.width // patch_size
+        patches = row[start : start + rows * columns].reshape(rows, columns, 3, patch_size, patch_size)
+        for channel, band in enumerate(view.split()):
+            pixels = values[channel].take(np.asarray(band))
+            patches[:, :, channel] = pixels.reshape(rows, patch_size, columns, patch_size).swapaxes(1, 2)
+        start += rows * columns
 
 
 def _refuse_unusable_keys(keys: set[str]) -> None:

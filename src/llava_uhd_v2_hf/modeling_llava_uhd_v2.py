@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan, token_layout
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
+from .projector_llava_uhd_v2 import LlavaUhdV2Projector
 from .text_llava_uhd_v2 import build_lm_head, scale_logits
 from .vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
 from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
@@ -98,6 +99,27 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def _projectors(self) -> list[LlavaUhdV2Projector]:
+        return [module for module in self.modules() if isinstance(module, LlavaUhdV2Projector)]
+
+    def fold_projector(self):
+        """Keeps the projector's products of weights across calls: faster inference, for 0.13 GB at the released size.
+
+        They are used where no gradients are needed and are no part of a saved model. `unfold_projector()`, `train()`,
+        a change of dtype or device and any change of the weights drop them.
+
+        Raises:
+            ValueError: if the model trains, or the projector has layers that must be called: wrapped by LoRA,
+                quantised, sharded, hooked or off-loaded.
+        """
+        for projector in self._projectors():
+            projector.fold()
+
+    def unfold_projector(self):
+        """Drops what [`~LlavaUhdV2PreTrainedModel.fold_projector`] keeps."""
+        for projector in self._projectors():
+            projector.unfold()
 
 
 class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):

@@ -6,19 +6,34 @@ from typing import cast
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
-from .fast_projector_llava_uhd_v2 import can_reorder, project_views
+from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, project_views
+from .folding_llava_uhd_v2 import (
+    AttentionWeights,
+    folded_layers,
+    folding_pays,
+    has_plain_weights,
+    multiply_weights,
+    reordering_pays,
+    sum_weights,
+)
+from .geometry_llava_uhd_v2 import choose_pooling_grid
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
 from .vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+
+
+logger = logging.get_logger(__name__)
 
 
 class LlavaUhdV2Projector(GradientCheckpointingLayer):
     """The Hiwin projector (paper 3.2 and 3.3).
 
-    The plain order of operations is that of the paper and the released code, and so the definition of the numbers.
-    By default the same numbers are made in another order, at about a tenth of the cost, wherever the layers involved
-    are ordinary ones (not wrapped by LoRA, quantised or off-loaded).
+    The plain order of operations is that of the paper and the released code, and so the definition of the numbers. The
+    same numbers are made in another order, at less than a tenth of the cost, wherever the layers involved are ordinary
+    ones. Layers that are wrapped by LoRA, quantised, sharded, hooked or off-loaded are called, in the plain order.
     """
 
     def __init__(self, config: LlavaUhdV2Config):
@@ -30,17 +45,109 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         else:
             self.upsampler = LlavaUhdV2BilinearUpsampler(projector)
         self.window_attention = LlavaUhdV2WindowAttention(config)
+        self._kept: tuple[AttentionWeights, torch.Tensor] | None = None
 
-    def forward(self, features: torch.Tensor, pixels: torch.Tensor, plain: bool = False) -> torch.Tensor:
+    def forward(
+        self, features: list[torch.Tensor], pixels: list[torch.Tensor], plain: bool = False
+    ) -> list[torch.Tensor]:
         """
         Args:
-            features: (v, c, h, w) from the vision tower.
-            pixels: (v, 3, patch * h, patch * w), the normalised views.
+            features: (v, c, h, w) from the vision tower, one tensor a view size.
+            pixels: (v, 3, patch * h, patch * w), the normalised views, likewise.
             plain: whether to compute in the order of the paper and the released code.
 
         Returns:
-            (v, q, d): the tokens of each view.
+            (v, q, d) a view size: the tokens of each view.
         """
-        if plain or not can_reorder(self.upsampler, self.window_attention):
-            return self.window_attention(self.upsampler(features, pixels))
-        return project_views(self.upsampler, self.window_attention, features, pixels)
+        sizes = list(zip(features, pixels, strict=True))
+        if plain:
+            return [self.window_attention(self.upsampler(*size)) for size in sizes]
+        attention = self.window_attention
+        grids = [choose_pooling_grid(maps.shape[-2], maps.shape[-1], attention.pooling_grids) for maps in features]
+        pays = [
+            reordering_pays(attention, (maps.shape[-2], maps.shape[-1]), rows * columns)
+            for maps, (rows, columns) in zip(features, grids, strict=True)
+        ]
+        if not any(pays) or not self.can_reorder():
+            return [self.call_layers(*size) for size in sizes]
+        cells = [rows * columns for (rows, columns), maps in zip(grids, features, strict=True) for _ in maps]
+        weights = self.multiply_weights(cells)
+        return [
+            project_views(self.upsampler, attention, weights, *size, grid)
+            for size, grid in zip(sizes, grids, strict=True)
+        ]
+
+    def can_reorder(self) -> bool:
+        """Whether every layer whose weight the other order reads is an ordinary one."""
+        attention = self.window_attention
+        hooked = bool(attention._forward_pre_hooks or attention._forward_hooks) or "forward" in vars(attention)
+        return not hooked and all(map(has_plain_weights, folded_layers(self.upsampler, attention)))
+
+    def call_layers(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The plain order in chunks of views, keys and values projected once for all query sets."""
+        attention = self.window_attention
+        pixels_a_view = features[0, 0].numel() << (2 * max(attention.levels))
+        count = max(CHUNK_BYTES // (pixels_a_view * attention.queries.shape[-1] * features.element_size()), 1)
+        chunks = zip(features.split(count), pixels.split(count), strict=True)
+        return torch.cat([attention(self.upsampler(*chunk), sets_apart=False) for chunk in chunks])
+
+    def multiply_weights(self, pooled_cells: list[int]) -> AttentionWeights:
+        """Products of the weights for a call: those that are kept, or new ones.
+
+        Args:
+            pooled_cells: how many cells a window of each view has on a level.
+        """
+        attention, device_type = self.window_attention, self.window_attention.queries.device.type
+        if self._kept is not None and not torch.is_grad_enabled() and self.keeps_current_weights():
+            return self._kept[0]
+        dtype = attention.key.weight.dtype
+        if device_type != "meta" and torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+        with maybe_autocast(device_type, enabled=False):
+            return multiply_weights(attention, folding_pays(attention, pooled_cells), dtype)
+
+    def fold(self):
+        """Keeps the products of the weights for later calls without gradients, until the weights change.
+
+        They are no part of the state dict. `train()`, a change of dtype or device, and any change of the weights, seen
+        by their sums, drop them.
+
+        Raises:
+            ValueError: if the module trains, or has layers that must be called.
+        """
+        if self.training:
+            raise ValueError("The projector is in training mode; call `eval()` before folding its weights.")
+        if not self.can_reorder():
+            raise ValueError(
+                "The projector has layers whose weights can't be folded: wrapped by LoRA, quantised, sharded, hooked "
+                "or off-loaded. Merge the adapters, or leave it unfolded."
+            )
+        attention = self.window_attention
+        with torch.no_grad():
+            weights = multiply_weights(attention, fold=True, dtype=attention.key.weight.dtype)
+            self._kept = (weights, sum_weights(attention))
+
+    def unfold(self):
+        """Drops what [`~LlavaUhdV2Projector.fold`] keeps."""
+        self._kept = None
+
+    def keeps_current_weights(self) -> bool:
+        """Whether the weights are still those that were folded; drops what is kept if not."""
+        if torch.compiler.is_compiling():
+            return True
+        current = sum_weights(self.window_attention)
+        if self._kept is not None and torch.equal(current, self._kept[1]):
+            return True
+        logger.warning("The projector's weights have changed since they were folded; what was kept is dropped.")
+        self.unfold()
+        return False
+
+    def train(self, mode: bool = True):
+        """As `nn.Module.train`; what is kept of the weights is for inference and dropped."""
+        if mode:
+            self.unfold()
+        return super().train(mode)
+
+    def _apply(self, fn, recurse=True):
+        self.unfold()
+        return super()._apply(fn, recurse)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
@@ -39,6 +39,22 @@ class EncodedViews(ModelOutput):
     features: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
+
+
+# Bytes of the tower's activations that are worked on at a time: on a CPU more views only crowd the caches.
+TOWER_BYTES = {"cpu": 2**26}
+DEFAULT_TOWER_BYTES = 2**30
+
+
+def views_at_a_time(config: PreTrainedConfig, patches: int, itemsize: int, device_type: str) -> int:
+    """How many views of so many patches the tower takes at a time."""
+    # two states, keys, queries and values, and the wide layer of the perceptron
+    view = patches * (5 * config.hidden_size + wide_layer_size(config)) * itemsize
+    return max(TOWER_BYTES.get(device_type, DEFAULT_TOWER_BYTES) // view, 1)
+
+
+def wide_layer_size(config: PreTrainedConfig) -> int:
+    return getattr(config, "intermediate_size", 0) or config.mlp_ratio * config.hidden_size
 
 
 def tower_layers(tower: PreTrainedModel) -> nn.ModuleList:
@@ -145,25 +161,35 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         return states
 
     def encode_views(
-        self, views: torch.Tensor, every_state: bool = False, **kwargs
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Encodes views of one size.
+        self, views: torch.Tensor, every_state: bool = False, together: bool = False, **kwargs
+    ) -> list[torch.Tensor]:
+        """Runs the tower on views of one size, as many at a time as its memory and the device's caches take.
 
         Args:
             views: (v, 3, patch * h, patch * w), normalised.
             every_state: whether to return all hidden states, not the one that is read alone.
+            together: whether to run all views at once.
             kwargs: handed to the tower's layers.
 
         Returns:
-            The views' tokens, (v, q, d), and the tower's hidden states without class token, each (v, h * w, c).
+            The hidden states without class token, each (v, h * w, c).
         """
         prefix = num_prefix_tokens(self.vision_tower)
-        hidden_states = [states[:, prefix:] for states in self.run_tower(views, every_state, **kwargs)]
-        grid = (views.shape[-2] // self.patch_size, views.shape[-1] // self.patch_size)
-        features = hidden_states[-1].transpose(1, 2).unflatten(2, grid)
+        patches = views.shape[-2] * views.shape[-1] // self.patch_size**2
+        itemsize = self.vision_tower.dtype.itemsize
+        count = views_at_a_time(self.vision_tower.config, patches, itemsize, views.device.type)
+        chunks = [
+            self.run_tower(chunk, every_state, **kwargs) for chunk in views.split(len(views) if together else count)
+        ]
+        return [torch.cat(states)[:, prefix:] for states in zip(*chunks, strict=True)]
+
+    def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The tokens of views of several sizes: (v, h * w, c) and (v, 3, patch * h, patch * w) a size -> (v, q, d)."""
         # the tower may be kept in another precision than the projector, to train one of them
-        features = features.to(self.projector.window_attention.queries.dtype)
-        return self.projector(features, views), hidden_states
+        dtype = self.projector.window_attention.queries.dtype
+        grids = [(size.shape[-2] // self.patch_size, size.shape[-1] // self.patch_size) for size in views]
+        features = [state.mT.unflatten(2, grid).to(dtype) for state, grid in zip(states, grids, strict=True)]
+        return self.projector(features, views)
 
     def unpack_view(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Puts the patches of a view together: (h * w, 3 * patch * patch) -> (3, patch * h, patch * w)."""
@@ -197,16 +223,22 @@ class LlavaUhdV2VisionEncoder(nn.Module):
                 places[size].append((image, place))
                 start += count
 
-        tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
-        states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        batches = [torch.stack(group) for group in views.values()]
         layers = tower_layers(self.vision_tower)[: self.num_read_layers]
         with record_attentions(layers, output_attentions) as attentions:
-            for size, group in views.items():
-                group_tokens, hidden_states = self.encode_views(torch.stack(group), output_hidden_states, **kwargs)
-                kept = torch.stack(hidden_states, dim=1)
-                for index, (image, place) in enumerate(places[size]):
-                    tokens[image][place] = group_tokens[index]
-                    states[image][place] = kept[index]
+            hidden_states = [
+                self.encode_views(batch, output_hidden_states, together=output_attentions, **kwargs)
+                for batch in batches
+            ]
+        projected = self.project([states[-1] for states in hidden_states], batches)
+
+        tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        for size, size_tokens, size_states in zip(views, projected, hidden_states, strict=True):
+            kept = torch.stack(size_states, dim=1)
+            for index, (image, place) in enumerate(places[size]):
+                tokens[image][place] = size_tokens[index]
+                states[image][place] = kept[index]
 
         if None in attentions:
             logger.warning_once('Attention weights are there only with `attn_implementation="eager"`.')

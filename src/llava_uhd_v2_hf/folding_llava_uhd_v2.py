@@ -1,0 +1,160 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""What the reordered window attention needs of the weights: made once for all views of a call.
+
+Level projection, layer norm (all but its one division a pixel), key and value projection are linear, so they can be
+multiplied into one matrix a head and level before any view is there. docs/performance.md derives it.
+
+Shape letters: c ViT channels, d text width, q queries (= windows), s query sets, g heads, e channels of a head,
+l levels, t = q + l + 1 fixed keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
+from .vdim_llava_uhd_v2 import full_precision
+
+
+@dataclass
+class AttentionWeights:
+    """Products of the window attention's weights. x is c + 1 where `folded` (one group a level), else d (one group).
+
+    Args:
+        projections: one (c + 1, d) a level, the centred projection and, last, its bias; none where `folded`.
+        grams: one (c + 1, c + 1) a level, products of the rows of its projection, over d.
+        query: (q, s, g, e), scaled.
+        fixed_scores: (q, s, g, t), the scores of keys that no image changes: the position table, then the constants of
+            every level, then the key bias.
+        to_keys: (g, e, groups, x), what the queries are multiplied with in place of the keys.
+        to_answers: (g, e, groups, x), what the attention's mixtures are multiplied with in place of the values.
+        covered_answer: (g, e), what the layer norm's bias adds to an answer where a window lies inside the map.
+        folded: whether the level projections are part of `to_keys` and `to_answers`.
+    """
+
+    projections: list[torch.Tensor]
+    grams: list[torch.Tensor]
+    query: torch.Tensor
+    fixed_scores: torch.Tensor
+    to_keys: torch.Tensor
+    to_answers: torch.Tensor
+    covered_answer: torch.Tensor
+    folded: bool
+
+
+def has_plain_weights(module: nn.Module) -> bool:
+    """Whether a layer computes with the weight that it shows: not wrapped, quantised, sharded or off-loaded."""
+    weight: Any = module.weight
+    return (
+        type(module) in (nn.Linear, nn.LayerNorm)
+        and type(weight) in (nn.Parameter, torch.Tensor)
+        and weight.is_floating_point()
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and "forward" not in vars(module)
+    )
+
+
+def folded_layers(upsampler: nn.Module, attention: LlavaUhdV2WindowAttention) -> list[nn.Module]:
+    """The layers whose weights are read instead of the layers being called."""
+    layers = [attention.key, attention.value, attention.norm_features, *attention.level_projections.values()]
+    return [*layers, *getattr(upsampler, "fixups", {}).values()]
+
+
+def multiply_weights(attention: LlavaUhdV2WindowAttention, fold: bool, dtype: torch.dtype) -> AttentionWeights:
+    """
+    Args:
+        attention: the window attention.
+        fold: whether to multiply the level projections into keys and values, which pays with several views.
+        dtype: of `to_answers`, which the largest product reads.
+    """
+    heads, width = attention.num_heads, attention.key.in_features
+    norm = attention.norm_features
+    query = attention.query(attention.norm_query(attention.queries) + attention.position_embeddings)
+    query = (full_precision(query) * (width // heads) ** -0.5).transpose(0, 1).unflatten(-1, (heads, -1))
+
+    projections = [centred_projection(attention, level) for level in attention.levels]
+    constants = full_precision(attention.level_embeddings) + full_precision(norm.bias)
+    fixed_keys = torch.cat([full_precision(attention.position_embeddings), constants])
+    fixed_keys = F.linear(fixed_keys, full_precision(attention.key.weight))
+    fixed_keys = torch.cat([fixed_keys, full_precision(attention.key.bias)[None]])
+    fixed_scores = torch.einsum("qsge,tge->qsgt", query, fixed_keys.unflatten(-1, (heads, -1)))
+    covered = (full_precision(attention.value.weight) * full_precision(norm.bias)).sum(dim=1)
+
+    def merge(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        parts = [weight]
+        if fold:
+            gained = full_precision(weight) * full_precision(norm.weight)
+            parts = [gained @ projection.T for projection in projections]
+        # stacking copies: a checkpoint's tensors lie at any address, and unaligned ones are rounded differently
+        return torch.stack([part.to(dtype) for part in parts], dim=1).unflatten(0, (heads, -1))
+
+    return AttentionWeights(
+        projections=[] if fold else projections,
+        grams=[projection @ projection.T / width for projection in projections],
+        query=query,
+        fixed_scores=fixed_scores,
+        to_keys=merge(attention.key.weight, covered.dtype),
+        to_answers=merge(attention.value.weight, dtype),
+        covered_answer=covered.unflatten(0, (heads, -1)),
+        folded=fold,
+    )
+
+
+def centred_projection(attention: LlavaUhdV2WindowAttention, level: int) -> torch.Tensor:
+    """Weight and bias of a level's projection less their mean over the text channels: (c + 1, d), float32 at least."""
+    layer = cast(nn.Linear, attention.level_projections[str(level)])
+    extended = torch.cat([full_precision(layer.weight), full_precision(layer.bias)[:, None]], dim=1).T
+    return extended - extended.mean(dim=1, keepdim=True)
+
+
+def sum_weights(attention: LlavaUhdV2WindowAttention) -> torch.Tensor:
+    """The sum of every weight that [`multiply_weights`] reads, in float32: tells whether one has changed."""
+    read = [attention.queries, attention.position_embeddings, attention.level_embeddings]
+    for module in (attention.query, attention.key, attention.value, attention.norm_query, attention.norm_features):
+        read += module.parameters()
+    read += attention.level_projections.parameters()
+    return torch.stack([weight.detach().sum(dtype=torch.float32) for weight in read])
+
+
+def folding_pays(attention: LlavaUhdV2WindowAttention, pooled_cells: Sequence[int]) -> bool:
+    """Whether folding the level projections saves more multiplications than it takes.
+
+    Args:
+        attention: the window attention.
+        pooled_cells: how many cells a window of each view has on a level.
+    """
+    sets, queries, width = attention.queries.shape
+    levels, channels = len(attention.levels), attention.num_channels
+    folding = 2 * levels * channels * width**2 + sets * queries * width * (levels * channels - width)
+    saved = 0
+    for cells in pooled_cells:
+        keys = queries * levels * cells
+        scores_and_mixtures = 2 * sets * attention.num_heads * keys * (width - channels)
+        answers = sets * queries * width * (width - levels * channels)
+        saved += keys * channels * width + scores_and_mixtures + answers
+    return saved > folding
+
+
+def reordering_pays(attention: LlavaUhdV2WindowAttention, grid: tuple[int, int], pooled_cells: int) -> bool:
+    """Whether the other order takes fewer multiplications for a view than the plain one: not with few channels.
+
+    What both have in common is left out.
+
+    Args:
+        attention: the window attention.
+        grid: (h, w) of the ViT.
+        pooled_cells: of a window on one level.
+    """
+    sets, queries, width = attention.queries.shape
+    channels, patches = attention.num_channels, grid[0] * grid[1]
+    pixels = [patches << (2 * level) for level in attention.levels]
+    keys = queries * len(pixels) * pooled_cells
+    plain = sum(pixels) * channels * width + 2 * keys * width**2
+    operators = sum(pixels) * patches**2 + keys * patches * channels
+    attended = 2 * sets * attention.num_heads * keys * width + keys * channels * width + sets * queries * width**2
+    return operators + attended < plain

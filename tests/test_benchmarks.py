@@ -1,0 +1,98 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The benchmarks run, in their smallest form, and what they share computes what it says."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import typer
+from conftest import ROOT
+from typer.testing import CliRunner
+
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import side_by_side  # noqa: E402
+
+
+def run(script, *arguments):
+    """Runs a benchmark with the arguments of its command line."""
+    app = typer.Typer()
+    app.command()(importlib.import_module(script).main)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def assert_spread(figures):
+    assert 0 < figures["minimum"] <= figures["median"] <= figures["maximum"]
+
+
+def test_image_processing(tmp_path):
+    output = run("image_processing", "--smallest", "--repeats", 1, "--images", 1, "--json", tmp_path / "out.json")
+    [image] = json.loads((tmp_path / "out.json").read_text())["images"]
+    assert (image["height"], image["width"]) == (336, 336)
+    # one view of 24x24; LLaVA-NeXT's overview and two crops; MiniCPM-V's one view of 32x32
+    assert image["llava_uhd_v2"]["patches"] == 576
+    assert image["llava_next"]["patches"] == 3 * 576
+    assert image["minicpmv4_6"]["patches"] == 1024
+    for name in ("llava_next", "minicpmv4_6"):
+        assert_spread(image[name]["ours_over_it"])
+        assert name in output
+
+
+def test_flops(tmp_path):
+    output = run("flops", "--height", 336, "--width", 336, "--llm", "vicuna-7b", "--json", tmp_path / "out.json")
+    parts = json.loads((tmp_path / "out.json").read_text())["flops"]["vicuna-7b"]
+    assert 0.36e12 < parts["tower"] < 0.38e12  # ViT-L on 577 tokens, without its last layer
+    assert parts["plain"] > 5 * parts["projector"]
+    assert "projector as it runs" in output
+    assert "paper" not in output
+
+
+def test_generation(tmp_path):
+    arguments = ("--tiny", "--repeats", 1, "--new-tokens", 3, "--json", tmp_path / "out.json")
+    run("generate", *arguments)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    for name in ("batch", "one by one", "batch over one by one"):
+        assert_spread(figures[name]["first token, s"])
+        assert_spread(figures[name]["tokens/s"])
+
+    run("generate", *arguments, "--profile")
+    figures = json.loads((tmp_path / "out.json").read_text())
+    parts = [figures[name]["median"] for name in ("tower", "projector", "text model", "rest")]
+    assert sum(parts) == pytest.approx(figures["whole"]["median"])
+
+
+def test_sides_take_turns():
+    runs = []
+    sides = {name: lambda name=name: runs.append(name) for name in "ab"}
+    seconds = side_by_side.alternate(sides, repeats=3)
+    assert "".join(runs) == "ab" + "ab" + "ba" + "ab"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    with pytest.raises(ValueError, match="`repeats` must be at least 1, got 0"):
+        side_by_side.alternate(sides, repeats=0)
+
+
+def test_ratios_are_taken_repeat_by_repeat():
+    ratios = side_by_side.ratios([1.0, 8.0, 6.0], [1.0, 2.0, 3.0])
+    assert ratios == {"minimum": 1.0, "median": 2.0, "maximum": 4.0}
+    with pytest.raises(ValueError, match="3 and 1 repeats"):
+        side_by_side.ratios([1.0, 2.0, 3.0], [1.0])
+
+
+def test_a_table_shows_every_column(capsys):
+    side_by_side.print_table([{"part": "tower", "time": {"minimum": 1.0, "median": 2.5, "maximum": 12345.6}, "x": 7}])
+    output = capsys.readouterr().out
+    for cell in ("part", "tower", "2.5 (1 to 12346)", "7"):
+        assert cell in output
+
+
+def test_json_appears_whole(tmp_path):
+    side_by_side.write_json(tmp_path / "new" / "figures.json", {"a": [1]})
+    assert json.loads((tmp_path / "new" / "figures.json").read_text()) == {"a": [1]}
+    with pytest.raises(TypeError):
+        side_by_side.write_json(tmp_path / "new" / "figures.json", {"a": object()})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["figures.json"]
+    assert json.loads((tmp_path / "new" / "figures.json").read_text()) == {"a": [1]}
