@@ -4,8 +4,8 @@
     python convert/assemble.py VISION_TOWER TEXT_MODEL OUTPUT [--vdim FILE] [--projector FILE]
 
 The projector is new, as the model itself initialises it, unless its files are given: the up-sampler's pre-training
-file of the authors (--vdim), their projector after stage 1 (--projector). Where both have a tensor, the projector's
-is taken.
+file (--vdim), ours (`llava-uhd-v2 train vdim`) or the authors', and the authors' projector after stage 1
+(--projector). Where both have a tensor, the projector's is taken.
 """
 
 from collections import Counter
@@ -51,6 +51,7 @@ from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
 TOWER = "model.visual.vision_tower."
 TEXT = "model.language_model."
+OUR_VDIM = ("stages.", "fixups.")  # how names begin in the file of `llava-uhd-v2 train vdim`
 BUFFERS = ("*.position_ids", "*.inv_freq")  # computed, though some files hold them
 
 
@@ -74,7 +75,7 @@ def assemble(
         vision_tower: folder of a CLIP (whole, or its vision part), SigLIP or DINOv2 model.
         text_model: folder of a causal language model and its tokenizer.
         output: folder to write; it must not exist, or be empty.
-        vdim: the authors' pre-training file of the up-sampler.
+        vdim: pre-training file of the up-sampler: vdim.safetensors of `llava-uhd-v2 train vdim`, or the authors'.
         projector: the authors' projector after stage 1.
         levels: of the pyramid.
         token_layout: order of an image's tokens.
@@ -214,17 +215,20 @@ def text_rules(
 def vdim_rules(
     vdim_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
-    """Rules for the up-sampler's pre-training file; what served that training alone is left out.
+    """Rules for the up-sampler's pre-training file, ours or the authors'; what served training alone is left out.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
     """
-    ours, released = VDIM_PREFIX
-    rules = [
-        Rule(tuple(ours + name.removeprefix(released) for name in rule.released), rule.ours, rule.operation)
-        for rule in build_rules([], config.projector_config)
-        if rule.ours[0].startswith(UPSAMPLER)
-    ]
+    if any(name.startswith(OUR_VDIM) for name in vdim_shapes):
+        rules = [Rule((name.removeprefix(UPSAMPLER),), (name,)) for name in shapes if name.startswith(UPSAMPLER)]
+    else:
+        ours, released = VDIM_PREFIX
+        rules = [
+            Rule(tuple(ours + name.removeprefix(released) for name in rule.released), rule.ours, rule.operation)
+            for rule in build_rules([], config.projector_config)
+            if rule.ours[0].startswith(UPSAMPLER)
+        ]
     found = {name for name in vdim_shapes if not any(fnmatchcase(name, pattern) for pattern in VDIM_UNUSED)}
     _refuse("the VDIM file", rule_problems(rules, vdim_shapes, shapes) + _unknown(found, rules))
     return rules
@@ -273,7 +277,9 @@ def main(
     vision_tower: Annotated[Path, typer.Argument(help="Folder of the vision tower.", exists=True, file_okay=False)],
     text_model: Annotated[Path, typer.Argument(help="Folder of the language model.", exists=True, file_okay=False)],
     output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
-    vdim: Annotated[Path | None, typer.Option(help="The authors' pre-training file of the up-sampler.")] = None,
+    vdim: Annotated[
+        Path | None, typer.Option(help="Pre-training file of the up-sampler, ours or the authors'.")
+    ] = None,
     projector: Annotated[Path | None, typer.Option(help="The authors' mm_projector.bin after stage 1.")] = None,
     levels: Annotated[str, typer.Option(help="Levels of the pyramid.")] = "0,1,2",
     token_layout: Annotated[

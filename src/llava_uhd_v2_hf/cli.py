@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -160,6 +160,49 @@ def push(
         typer.echo(f"Pushed: {url}" if url else "Nothing was sent.")
 
 
+@app.command()
+def visualize(
+    image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Picture to write.", show_default=False)],
+    what: Annotated[Literal["pyramid"], typer.Option(help="What to draw.")] = "pyramid",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub id of a checkpoint, or what `train vdim` has written.",
+            show_default="the pixels that guide the pyramid of the 7B model",
+        ),
+    ] = None,
+) -> None:
+    """Draw the features of the vision tower and every level of the pyramid side by side."""
+    from .visualization import draw_pyramid
+
+    with errors_in_one_line():
+        check_suffix(out)
+        picture = read_image(image, LlavaUhdV2ImageProcessor.max_image_pixels)
+        save_picture(draw_pyramid(picture, model), out)
+
+
+train = typer.Typer(no_args_is_help=True, help="Train a model or a part of it, by a recipe.")
+app.add_typer(train, name="train")
+RecipeName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped recipe.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value or section.key=value, instead of the recipe's.", show_default=False),
+]
+
+
+@train.command()
+def vdim(recipe: RecipeName, settings: Settings = None) -> None:
+    """Pre-train the up-sampler for a vision tower; started again, it goes on from its last checkpoint."""
+    with errors_in_one_line():
+        from .training.recipe import read_recipe
+        from .training.vdim import train_vdim
+        from .training.vdim_recipe import VdimRecipe
+
+        path = train_vdim(read_recipe(VdimRecipe, recipe, settings or (), stage="vdim"))
+        typer.echo(f"Saved: {path}")
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Prints the first line of an expected error to stderr and exits with code 1."""
@@ -167,6 +210,8 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         message = "The accelerator's memory is too small for these images; try fewer slices (--max-slices) or images."
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed; training needs: pip install 'llava-uhd-v2-hf[train]'"
     except (OSError, ValueError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
     else:

@@ -29,6 +29,7 @@ HIWIN_PARTS = ((0, 5), (1, 0))  # (image, part): a slice of 17x15 patches and an
 HIWIN_QUERIES = (65, 143)
 VIT_IMAGES = (0, 3)  # of set 0: 23x25 and 5x40 patches
 KEYS = ("keys_vicuna7b.json", "keys_qwen2_7b.json", "keys_vicuna13b.json")
+VDIM_LEFT_OUT = "downsampler_square"
 E2E_MODEL = "c_llama"
 E2E_CASES = ("no_slices", "batch")
 
@@ -161,6 +162,19 @@ def cut_tower(source: Path) -> None:
     write_tensors(kept, HERE / "vit.safetensors")
 
 
+def cut_upsampler_training(source: Path) -> None:
+    facts, tensors = read_json(source / "vdim.json"), load_file(source / "vdim.safetensors")
+    del facts[VDIM_LEFT_OUT]
+    for files in facts["image_files"].values():
+        for file in files:
+            copy(source, file)
+    write_json(facts, HERE / "vdim.json")
+    write_tensors(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{VDIM_LEFT_OUT}.")},
+        HERE / "vdim.safetensors",
+    )
+
+
 def cut_whole_model(source: Path) -> None:
     folder = f"e2e/{E2E_MODEL}"
     facts, tensors = read_json(source / folder / "outputs.json"), load_file(source / folder / "outputs.safetensors")
@@ -191,6 +205,7 @@ def main() -> None:
     cut_upsampler(source)
     cut_window_attention(source)
     cut_tower(source)
+    cut_upsampler_training(source)
     cut_whole_model(source)
     for name in KEYS:
         (HERE / name).write_text(json.dumps(read_json(source / name), separators=(",", ":")) + "\n")

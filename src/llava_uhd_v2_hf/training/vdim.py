@@ -1,0 +1,238 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Stage 0: pre-training the up-sampler with a frozen vision tower (paper 3.2), on transformers' `Trainer`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import (
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import logging
+
+from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from .vdim_data import VdimImages, VdimStream, collate, first_images, open_source, open_stream
+from .vdim_file import VDIM_NAME, VdimFacts, save_vdim, write_card
+from .vdim_model import VdimPretraining
+from .vdim_pictures import VdimPictures
+from .vdim_recipe import VdimRecipe
+from .vdim_tower import load_tower
+from .vdim_trainer import FirstSteps, VdimTrainer, read_lines
+
+
+logger = logging.get_logger(__name__)
+
+RECIPE_NAME = "recipe.yaml"
+SKIPPED_NAME = "skipped.txt"
+OPTIMIZERS = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
+WINDOW = 10  # logged losses that the card averages
+
+
+def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
+    """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
+
+    Raises:
+        ValueError: if the batch can't be divided among the processes.
+    """
+    args = recipe.training
+    args._n_gpu = min(args.n_gpu, 1)  # several are used by several processes
+    share, rest = divmod(recipe.batch_size, args.world_size)
+    if rest or not share:
+        raise ValueError(
+            f"`batch_size`={recipe.batch_size} can't be divided among {args.world_size} processes; change either."
+        )
+    at_once = next(size for size in range(min(args.per_device_train_batch_size, share), 0, -1) if share % size == 0)
+    args.per_device_train_batch_size = at_once
+    args.gradient_accumulation_steps = share // at_once
+    args.train_sampling_strategy = "sequential"  # the data set has its own order
+    args.remove_unused_columns = False
+    args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
+    if args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = False
+    if recipe.data.streaming:
+        if args.dataloader_num_workers > 1:
+            raise ValueError(
+                "A stream is read by one worker in each process; set `training.dataloader_num_workers` to 0 or 1."
+            )
+        args.ignore_data_skip = True  # the stream begins where it stopped
+    return args
+
+
+def recipe_values(recipe: VdimRecipe) -> dict[str, Any]:
+    """The recipe as nested dicts, without what `TrainingArguments` has by default."""
+    values = asdict(recipe) | {"training": {}}
+    training, default = recipe.training.to_dict(), TrainingArguments(report_to="none").to_dict()
+    values["training"] = {name: value for name, value in training.items() if value != default.get(name)}
+    return json.loads(json.dumps(values, default=str))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: what a kill left is passed over."""
+    if not folder.is_dir():
+        return None
+    for checkpoint in reversed(sort_checkpoints(str(folder))):
+        try:
+            json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return Path(checkpoint)
+    return None
+
+
+def check_same_recipe(folder: Path, values: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: if a training of another recipe is in the folder, naming what differs.
+    """
+    path = folder / RECIPE_NAME
+    if not path.is_file():
+        return
+    before, values = yaml.safe_load(path.read_text(encoding="utf-8")), dict(values)
+    for recipe in (values, before):
+        recipe["data"] = {name: value for name, value in recipe["data"].items() if name != "max_unreadable"}
+    same = ("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss")
+    differing = [name for name in same if values[name] != before.get(name)]
+    differing += [
+        f"training.{name}"
+        for name in ("learning_rate", "seed", "lr_scheduler_type")
+        if values["training"].get(name) != before["training"].get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} has a training of another recipe ({', '.join(differing)} differ); choose another "
+            "`training.output_dir`, or remove it."
+        )
+
+
+def open_images(recipe: VdimRecipe, args: TrainingArguments, checkpoint: Path | None) -> tuple[Any, Any]:
+    """The source of the images, and the data set of all samples of the training in their order."""
+    data, seed = recipe.data, args.seed
+    if not data.streaming:
+        source = open_source(data)
+        return source, VdimImages(source, data, seed, args.max_steps * recipe.batch_size)
+    source, share, step = open_stream(data), recipe.batch_size // args.world_size, 0
+    if checkpoint is not None:
+        step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    stream = VdimStream(
+        source,
+        data,
+        seed,
+        args.max_steps * share,
+        start=step * share,
+        rank=args.process_index,
+        world_size=args.world_size,
+    )
+    return source, stream
+
+
+def save_result(folder: Path, model: VdimPretraining, recipe: VdimRecipe, trainer: Trainer) -> None:
+    """Writes the up-sampler and its card."""
+    vision, args = model.config.vision_config, trainer.args
+    facts = VdimFacts(
+        tower=recipe.tower,
+        tower_type=vision.model_type,
+        channels=vision.hidden_size,
+        patch_size=vision.patch_size,
+        vision_feature_layer=recipe.vision_feature_layer,
+        crop_size=recipe.data.crop_size,
+        normalisation=recipe.data.normalisation,
+        steps=recipe.upsampler.steps,
+        kernel_size=recipe.upsampler.kernel_size,
+        guidance_size=recipe.upsampler.guidance_size,
+    )
+    save_vdim(folder, model.objective.upsampler, facts)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    window = min(WINDOW, len(losses))
+    results = {
+        "images": Path(recipe.data.images).name if Path(recipe.data.images).exists() else recipe.data.images,
+        "steps": trainer.state.global_step,
+        "batch_size": recipe.batch_size,
+        "optimizer": recipe.optimizer,
+        "learning_rate": args.learning_rate,
+        "num_skipped": len(read_lines(folder / SKIPPED_NAME)),
+        "window": window,
+        "first_loss": sum(losses[:window]) / max(window, 1),
+        "last_loss": sum(losses[-window:]) / max(window, 1),
+    }
+    write_card(folder, facts, results)
+
+
+def build_model(recipe: VdimRecipe) -> VdimPretraining:
+    """The tower, and a new up-sampler with what is trained beside it.
+
+    Raises:
+        OSError, ValueError: if the tower is not there or doesn't fit.
+    """
+    upsampler = recipe.upsampler
+    projector = LlavaUhdV2ProjectorConfig(
+        levels=list(range(upsampler.steps + 1)),
+        upsampler_kernel_size=upsampler.kernel_size,
+        upsampler_guidance_size=upsampler.guidance_size,
+        upsampler_dropout=upsampler.dropout,
+        fixup_dropout=upsampler.fixup_dropout,
+    )
+    tower, config = load_tower(recipe.tower, recipe.vision_feature_layer, recipe.data.crop_size)
+    module = LlavaUhdV2Upsampler(projector, config.vision_config.hidden_size)
+    return VdimPretraining(tower, module, recipe.loss, config)
+
+
+def build_trainer(model: VdimPretraining, recipe: VdimRecipe, args: TrainingArguments, dataset: Any) -> VdimTrainer:
+    """
+    Args:
+        model: of [`build_model`].
+        recipe: says the optimiser, and how many images may be unreadable.
+        args: of [`prepare_arguments`].
+        dataset: all samples of the training in their order.
+    """
+    return VdimTrainer(
+        model,
+        args,
+        train_dataset=dataset,
+        data_collator=collate,
+        optimizer_cls_and_kwargs=(OPTIMIZERS[recipe.optimizer], {"lr": args.learning_rate}),
+        callbacks=[FirstSteps(recipe.first_steps, recipe.first_max_grad_norm, args.max_grad_norm)],
+        max_unreadable=recipe.data.max_unreadable,
+        skipped_file=Path(args.output_dir) / SKIPPED_NAME,
+    )
+
+
+def train_vdim(recipe: VdimRecipe) -> Path:
+    """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
+
+    Returns:
+        The file with the up-sampler. Beside it are README.md, recipe.yaml, pictures/ and the last checkpoints.
+
+    Raises:
+        OSError, ValueError: if tower, images or recipe can't be used, or the training has to stop.
+    """
+    values, args = recipe_values(recipe), prepare_arguments(recipe)
+    folder = Path(args.output_dir)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        check_same_recipe(folder, values)
+        logger.warning(f"Going on from {checkpoint}.")
+
+    set_seed(args.seed)
+    model = build_model(recipe)
+    source, dataset = open_images(recipe, args, checkpoint)
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None and args.should_save:
+        (folder / SKIPPED_NAME).unlink(missing_ok=True)
+    trainer = build_trainer(model, recipe, args, dataset)
+    if args.should_save:
+        (folder / RECIPE_NAME).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        images = first_images(source, recipe.data, recipe.pictures.count)
+        trainer.add_callback(VdimPictures(trainer, recipe, images, pictures))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if args.should_save:
+        save_result(folder, model, recipe, trainer)
+    return folder / VDIM_NAME
