@@ -311,4 +311,4 @@ def test_no_graph_break(folded, training):
     torch.compiler.reset()
     with patch.object(projector_module, "folding_pays", lambda *_: folded), torch.set_grad_enabled(training):
         compiled = torch.compile(projector.forward, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled([views[0]], [views[1]])[0], run(projector, *views))
+        torch.testing.assert_close(compiled(*views)[0], run(projector, *views))

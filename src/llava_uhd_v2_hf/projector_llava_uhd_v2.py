@@ -47,9 +47,9 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         self.window_attention = LlavaUhdV2WindowAttention(config)
         self._kept: tuple[AttentionWeights, torch.Tensor] | None = None
 
-    def forward(
+    def __call__(
         self, features: list[torch.Tensor], pixels: list[torch.Tensor], plain: bool = False
-    ) -> list[torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """
         Args:
             features: (v, c, h, w) from the vision tower, one tensor a view size.
@@ -59,9 +59,14 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
+        # one by one: reentrant checkpointing doesn't look into lists
+        return super().__call__(*features, *pixels, plain=plain)
+
+    def forward(self, *tensors: torch.Tensor, plain: bool = False) -> tuple[torch.Tensor, ...]:
+        features, pixels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         sizes = list(zip(features, pixels, strict=True))
         if plain:
-            return [self.window_attention(self.upsampler(*size)) for size in sizes]
+            return tuple(self.window_attention(self.upsampler(*size)) for size in sizes)
         attention = self.window_attention
         grids = [choose_pooling_grid(maps.shape[-2], maps.shape[-1], attention.pooling_grids) for maps in features]
         pays = [
@@ -69,13 +74,13 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
             for maps, (rows, columns) in zip(features, grids, strict=True)
         ]
         if not any(pays) or not self.can_reorder():
-            return [self.call_layers(*size) for size in sizes]
+            return tuple(self.call_layers(*size) for size in sizes)
         cells = [rows * columns for (rows, columns), maps in zip(grids, features, strict=True) for _ in maps]
         weights = self.multiply_weights(cells)
-        return [
+        return tuple(
             project_views(self.upsampler, attention, weights, *size, grid)
             for size, grid in zip(sizes, grids, strict=True)
-        ]
+        )
 
     def can_reorder(self) -> bool:
         """Whether every layer whose weight the other order reads is an ordinary one."""

@@ -183,7 +183,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         ]
         return [torch.cat(states)[:, prefix:] for states in zip(*chunks, strict=True)]
 
-    def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> list[torch.Tensor]:
+    def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The tokens of views of several sizes: (v, h * w, c) and (v, 3, patch * h, patch * w) a size -> (v, q, d)."""
         # the tower may be kept in another precision than the projector, to train one of them
         dtype = self.projector.window_attention.queries.dtype
