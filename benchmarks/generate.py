@@ -2,7 +2,7 @@
 """Eight images in one batch against one by one: time to the first token, and tokens a second from then on.
 
     python benchmarks/generate.py [--repeats 3] [--dtype bfloat16] [--json FILE]
-    python benchmarks/generate.py --profile      # where a `generate` of one 672x1008 image spends its time
+    python benchmarks/generate.py --profile      # where `generate` spends its time: one 672x1008 image, the eight
 
 A tower of the shape of CLIP-ViT-L/14-336, the default projector and a Llama of 336 million parameters with a key head
 for four query heads, all with random weights, on the GPU where there is one. The images are of eight shapes, the
@@ -10,8 +10,6 @@ prompts of eight lengths: a batch is padded to its longest, which is part of wha
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,31 +66,6 @@ class Clock(BaseStreamer):
 
     def end(self) -> None:
         pass
-
-
-class Stopwatch:
-    """Sums the time that modules take, by label; what a timed module calls counts for it alone."""
-
-    def __init__(self):
-        self.seconds: Counter[str] = Counter()
-        self.depth = 0
-        self.start = 0.0
-
-    def watch(self, label: str, module: nn.Module) -> None:
-        module.register_forward_pre_hook(lambda *_: self._enter())
-        module.register_forward_hook(lambda *_: self._leave(label))
-
-    def _enter(self) -> None:
-        self.depth += 1
-        if self.depth == 1:
-            side_by_side.wait_for_device()
-            self.start = time.perf_counter()
-
-    def _leave(self, label: str) -> None:
-        self.depth -= 1
-        if self.depth == 0:
-            side_by_side.wait_for_device()
-            self.seconds[label] += time.perf_counter() - self.start
 
 
 def build_model(tiny: bool, dtype: torch.dtype) -> LlavaUhdV2ForConditionalGeneration:
@@ -182,24 +155,50 @@ def compare(model: LlavaUhdV2ForConditionalGeneration, repeats: int, new_tokens:
 
 
 def profile(model: LlavaUhdV2ForConditionalGeneration, repeats: int, new_tokens: int) -> dict[str, Any]:
-    """Seconds of the parts of `generate` for one image, "rest" being what is none of them."""
-    [sample] = make_samples(model, [PROFILED_SIZE])
-    generate(model, sample, new_tokens)
-    watch, visual = Stopwatch(), model.model.visual
+    """Seconds of the parts of `generate`, for one image and for a batch of eight.
+
+    Returns:
+        For each of the two, the seconds of "tower", "projector", "text model", of the "rest" that is none of them, and
+        of the "whole".
+    """
+    visual = model.model.visual
     tower = visual.vision_tower
     modules = {"tower": [*tower.embeddings.modules(), tower.pre_layrnorm, *tower_layers(tower)]}
     modules |= {"projector": [visual.projector], "text model": [model.model.language_model, model.lm_head]}
-    for label, parts in modules.items():
-        for module in parts:
-            watch.watch(label, module)
-    seconds: dict[str, list[float]] = {label: [] for label in (*modules, "rest", "whole")}
+    places = {label: [(module, "forward") for module in parts] for label, parts in modules.items()}
+    calls = {
+        "one image": make_samples(model, [PROFILED_SIZE])[0],
+        "eight images": collate(make_samples(model, IMAGE_SIZES)),
+    }
+    return {name: profile_call(model, inputs, places, repeats, new_tokens) for name, inputs in calls.items()}
+
+
+def profile_call(
+    model: LlavaUhdV2ForConditionalGeneration,
+    inputs: dict[str, torch.Tensor],
+    places: dict[str, list[tuple[nn.Module, str]]],
+    repeats: int,
+    new_tokens: int,
+) -> dict[str, dict[str, float]]:
+    generate(model, inputs, new_tokens)
+    seconds: dict[str, list[float]] = {label: [] for label in (*places, "rest", "whole")}
     for _ in range(repeats):
-        watch.seconds.clear()
-        whole = side_by_side.time_once(lambda: generate(model, sample, new_tokens))
-        parts = dict(watch.seconds) | {"rest": whole - watch.seconds.total(), "whole": whole}
+        stopwatch = side_by_side.Stopwatch()
+        with stopwatch.watch(places):
+            whole = side_by_side.time_once(lambda: generate(model, inputs, new_tokens))
+        parts = dict(stopwatch.seconds) | {"rest": whole - stopwatch.seconds.total(), "whole": whole}
         for label, value in parts.items():
             seconds[label].append(value)
     return {label: side_by_side.spread(values) for label, values in seconds.items()}
+
+
+def print_profile(figures: dict[str, Any]) -> None:
+    for name, parts in figures.items():
+        rows = [
+            {"part": label, "seconds": value, "% of the whole": 100 * value["median"] / parts["whole"]["median"]}
+            for label, value in parts.items()
+        ]
+        side_by_side.print_table(rows, name)
 
 
 def print_comparison(figures: dict[str, Any]) -> None:
@@ -212,24 +211,14 @@ def main(
     repeats: Annotated[int, typer.Option(help="Timed runs of each side.")] = 3,
     new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 33,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    profiled: Annotated[bool, typer.Option("--profile", help="Show where one `generate` spends its time.")] = False,
+    profiled: Annotated[bool, typer.Option("--profile", help="Show where `generate` spends its time.")] = False,
     tiny: Annotated[bool, typer.Option(help="A model of toy size, to see that it works.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
 ) -> None:
     """Eight images in one batch against one by one."""
     model = build_model(tiny, getattr(torch, dtype))
-    measure: Callable = profile if profiled else compare
-    figures = measure(model, repeats, new_tokens)
-    if profiled:
-        whole = figures["whole"]["median"]
-        side_by_side.print_table(
-            [
-                {"part": label, "seconds": value, "% of the whole": 100 * value["median"] / whole}
-                for label, value in figures.items()
-            ]
-        )
-    else:
-        print_comparison(figures)
+    figures = (profile if profiled else compare)(model, repeats, new_tokens)
+    (print_profile if profiled else print_comparison)(figures)
     if json is not None:
         settings = {"dtype": dtype, "tiny": tiny, "new_tokens": new_tokens}
         side_by_side.write_json(json, {"machine": side_by_side.describe_machine()} | settings | figures)

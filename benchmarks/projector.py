@@ -1,75 +1,87 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The projector in the plain order against the order it runs in, beside the vision tower: time, memory, FLOPs.
 
-    python benchmarks/projector.py --views 7 [--dtype bfloat16] [--levels 0 2] [--json FILE]
+    python benchmarks/projector.py [--views 7] [--dtype bfloat16] [--levels 0 2] [--json FILE]
 
 At the released size, with random weights; on the GPU where there is one, else on the CPU with `--threads`. The sides
-alternate in one process; memory is the peak of a fresh process a side above what is there before the call. `warm` is
-folded beforehand (`fold_projector()`), `cold` folds in every call. The tower is timed with SDPA at its fastest batch
-size of 1, 2 and `--views`.
+alternate in one process. `warm` is folded beforehand (`fold_projector()`), `cold` folds in every call; training has a
+frozen up-sampler and gradients to the features. The tower is timed with SDPA at its fastest batch size of 1, 2 and
+`--views`, the plain order at its fastest of 1 and `--views`. Memory is the peak of a call with all views, in a fresh
+process a side, above what is there before it, weights included; on a CPU glibc is told to give back what is freed.
 """
 
 import argparse
+import copy
 import ctypes
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import alternate, describe_machine, print_table, ratios, spread, time_once, write_json
+from side_by_side import (
+    Stopwatch,
+    alternate,
+    describe_machine,
+    print_table,
+    ratios,
+    spread,
+    time_once,
+    write_json,
+)
 from torch.utils.flop_counter import FlopCounterMode
 from vision_memory import DEVICE, read_status
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
+from llava_uhd_v2_hf import fast_projector_llava_uhd_v2 as fast_projector
 from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
 from llava_uhd_v2_hf.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 
 
+# glibc's heap would keep holes between tensors
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 Views = tuple[list[torch.Tensor], list[torch.Tensor]]
+TINY = {
+    "vision_config": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2},
+    "text_config": {"hidden_size": 64, "num_attention_heads": 2, "vocab_size": 32001},
+}
 
 
-def build_encoder(arguments: argparse.Namespace, device: str = DEVICE) -> LlavaUhdV2VisionEncoder:
-    """Tower and projector of the released size (or a tiny one), in evaluation mode."""
-    sizes: dict[str, Any] = {}
-    if arguments.tiny:
-        sizes["vision_config"] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-        sizes["text_config"] = {"hidden_size": 64, "num_attention_heads": 2, "vocab_size": 32001}
+def build(kind: type[torch.nn.Module], arguments: argparse.Namespace, device: str = DEVICE) -> Any:
+    """Projector alone, or with its tower, of the released size (or a tiny one), in evaluation mode."""
+    sizes = TINY if arguments.tiny else {}
     heads = {"num_attention_heads": 2} if arguments.tiny else {}
     config = LlavaUhdV2Config(**sizes, projector_config={"levels": arguments.levels, **heads})
     config._attn_implementation = "sdpa"
     torch.set_default_dtype(getattr(torch, arguments.dtype))
     with torch.device(device):
-        encoder = LlavaUhdV2VisionEncoder(config).eval()
-        for parameter in encoder.parameters():
+        module = kind(config).eval()
+        for parameter in module.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
     torch.set_default_dtype(torch.float32)
-    return encoder
+    return module
 
 
-def make_views(encoder: LlavaUhdV2VisionEncoder, count: int) -> Views:
+def make_views(projector: LlavaUhdV2Projector, count: int) -> Views:
     """Features and pixels of `count` views of 24x24 patches."""
-    queries = encoder.projector.window_attention.queries
-    generator = torch.Generator().manual_seed(0)
-    channels = encoder.projector.window_attention.num_channels
-    features = torch.randn(count, channels, 24, 24, generator=generator)
+    attention, generator = projector.window_attention, torch.Generator().manual_seed(0)
+    features = torch.randn(count, attention.num_channels, 24, 24, generator=generator)
     pixels = torch.randn(count, 3, 336, 336, generator=generator)
-    return [features.to(queries)], [pixels.to(queries)]
+    return [features.to(attention.queries)], [pixels.to(attention.queries)]
 
 
 @torch.inference_mode()
-def project(projector: LlavaUhdV2Projector, views: Views, plain: bool = False, folded: bool = False) -> None:
-    if not folded:
-        projector.unfold()
-    elif projector._kept is None:
-        projector.fold()
-    projector(*views, plain=plain)
+def project(projector: LlavaUhdV2Projector, views: Views, batch: int | None = None, plain: bool = False) -> None:
+    """Projects `batch` views at a time, by default all."""
+    for features, pixels in zip(*(part[0].split(batch or len(part[0])) for part in views)):
+        projector([features], [pixels], plain=plain)
 
 
 def train(projector: LlavaUhdV2Projector, views: Views, plain: bool) -> None:
-    """Forward and backward with a frozen up-sampler, gradients to the features too."""
+    """Forward and backward, gradients to the features too."""
     projector.zero_grad()
     features = [views[0][0].clone().requires_grad_()]
     projector(features, views[1], plain=plain)[0].sum().backward()
@@ -78,7 +90,7 @@ def train(projector: LlavaUhdV2Projector, views: Views, plain: bool) -> None:
 @torch.inference_mode()
 def run_tower(encoder: LlavaUhdV2VisionEncoder, pixels: torch.Tensor, batch: int) -> None:
     for part in pixels.split(batch):
-        encoder.run_tower(part)
+        encoder.encode_views(part, together=True)
 
 
 def count_flops(run: Callable[[], None]) -> float:
@@ -89,9 +101,9 @@ def count_flops(run: Callable[[], None]) -> float:
 
 def count_parts(arguments: argparse.Namespace) -> dict[str, float]:
     """GFLOP of a view of 24x24 patches, counted without computing; folding is shared by the views of a call."""
-    encoder = build_encoder(arguments, "meta")
+    encoder = build(LlavaUhdV2VisionEncoder, arguments, "meta")
     projector, count = encoder.projector, arguments.views
-    views = tuple([tensor.to("meta") for tensor in part] for part in make_views(encoder, count))
+    views = tuple([tensor.to("meta") for tensor in part] for part in make_views(projector, count))
     projector.requires_grad_(False)
     products = count_flops(lambda: projector.multiply_weights([9] * count))
     cold = count_flops(lambda: projector(*views))
@@ -101,6 +113,73 @@ def count_parts(arguments: argparse.Namespace) -> dict[str, float]:
         "cold": cold / count,
         "warm": (cold - products) / count,
     }
+
+
+class Sides:
+    """What is timed: the tower and the projector's three sides, each with the seconds of its parts."""
+
+    def __init__(self, encoder: LlavaUhdV2VisionEncoder, views: Views):
+        self.views, projector = views, encoder.projector
+        self.parts: dict[str, list[dict[str, float]]] = {}
+        self.tower_batch = self.find_fastest(partial(run_tower, encoder, views[1][0]), {1, 2, len(views[1][0])})
+        plain = partial(project, projector, views, plain=True)
+        self.plain_batch = self.find_fastest(plain, {1, len(views[1][0])})
+        folded = copy.deepcopy(projector)
+        folded.fold()
+        self.runs = {
+            "tower": partial(run_tower, encoder, views[1][0], self.tower_batch),
+            "plain": partial(self.run_in_parts, "plain", plain_places(projector), partial(plain, self.plain_batch)),
+            "cold": partial(self.run_in_parts, "cold", places(projector), partial(project, projector, views)),
+            "warm": partial(self.run_in_parts, "warm", places(folded), partial(project, folded, views)),
+        }
+
+    def find_fastest(self, run: Callable[[int], None], batches: set[int]) -> int:
+        run(1)
+        return min(sorted(batches), key=lambda batch: time_once(partial(run, batch)))
+
+    def run_in_parts(self, side: str, places: Mapping[str, Any], run: Callable[[], None]) -> None:
+        stopwatch = Stopwatch()
+        with stopwatch.watch(places):
+            run()
+        self.parts.setdefault(side, []).append({label: stopwatch.seconds[label] for label in places})
+
+
+def plain_places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
+    attention = projector.window_attention
+    return {
+        "up-sampling": [(projector.upsampler, "forward")],
+        "levels projected and pooled": [(attention, "key_offsets"), (attention, "keys_and_values")],
+        "attention": [(attention, "attend")],
+        "output": [(attention, "combine")],
+    }
+
+
+def places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
+    return {
+        "products of weights": [(projector, "multiply_weights")],
+        "up-sampling": [(fast_projector, name) for name in ("find_levels", "build_operators", "build_rows")],
+        "levels normed and pooled": [(fast_projector, "pool_view")],
+        "attention": [(fast_projector, "attend")],
+        "output": [(projector.window_attention, "combine")],
+    }
+
+
+def count_activations(projector: LlavaUhdV2Projector, views: Views, plain: bool) -> int:
+    """Bytes that a forward pass keeps for the backward pass, the weights left out."""
+    saved: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in projector.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    features = [views[0][0].clone().requires_grad_()]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        tokens = projector(features, views[1], plain=plain)
+    del tokens
+    return sum(saved.values())
 
 
 def measure_peak(run: Callable[[], None]) -> int:
@@ -118,94 +197,96 @@ def measure_peak(run: Callable[[], None]) -> int:
 
 
 def measure_side(arguments: argparse.Namespace) -> int:
-    """Bytes of one side, in this process: the peak of a call, or what a forward pass keeps for the backward pass."""
-    encoder = build_encoder(arguments)
-    projector, side = encoder.projector, arguments.side
-    project(projector, make_views(encoder, 1), plain=side.startswith("plain"))  # libraries start their own memory
-    views = make_views(encoder, arguments.views)
-    if "activations" not in side:
-        return measure_peak(partial(project, projector, views, plain=side == "plain"))
-    saved: dict[int, int] = {}
-    weights = {parameter.untyped_storage().data_ptr() for parameter in projector.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    projector.upsampler.requires_grad_(False)
-    views[0][0].requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        tokens = projector(*views, plain=side.startswith("plain"))
-    del tokens
-    return sum(saved.values())
+    """Peak of a call of one side, in this process."""
+    projector, plain = build(LlavaUhdV2Projector, arguments), arguments.side == "plain"
+    project(projector, make_views(projector, 1), plain=plain)  # libraries start their own memory
+    return measure_peak(partial(project, projector, make_views(projector, arguments.views), plain=plain))
 
 
-def in_fresh_process(side: str) -> int:
-    """[`measure_side`] in a process of its own, which prints the number last."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def measure_memory(repeats: int) -> dict[str, list[int]]:
+    """[`measure_side`] in processes of their own, which print the number last; the sides in turns."""
+    peaks: dict[str, list[int]] = {"plain": [], "cold": []}
+    for _ in range(repeats):
+        for side, values in peaks.items():
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+            output = subprocess.run(command, env=os.environ | GIVE_BACK, check=True, capture_output=True, text=True)
+            values.append(int(output.stdout.split()[-1]))
+    return peaks
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    encoder = build_encoder(arguments)
-    projector, views = encoder.projector, make_views(encoder, arguments.views)
-    pixels = views[1][0]
-    batches = sorted({1, 2, arguments.views})
-    run_tower(encoder, pixels, 1)
-    fastest = min(batches, key=lambda batch: time_once(partial(run_tower, encoder, pixels, batch)))
-    seconds = alternate(
-        {
-            "tower": partial(run_tower, encoder, pixels, fastest),
-            "plain": partial(project, projector, views, plain=True),
-            "cold": partial(project, projector, views),
-            "warm": partial(project, projector, views, folded=True),  # the run that isn't timed folds
-        },
-        arguments.repeats,
-    )
-    projector.unfold()
+    encoder, repeats = build(LlavaUhdV2VisionEncoder, arguments), arguments.repeats
+    projector = encoder.projector
+    sides = Sides(encoder, make_views(projector, arguments.views))
+    seconds = alternate(sides.runs, repeats)
+    few = make_views(projector, arguments.train_views)
     projector.upsampler.requires_grad_(False)
-    one_view = make_views(encoder, arguments.train_views)
-    train_seconds = alternate(
-        {"plain": partial(train, projector, one_view, plain=True), "fast": partial(train, projector, one_view, False)},
-        arguments.repeats,
+    training = alternate(
+        {side: partial(train, projector, few, side == "plain") for side in ("plain", "cold")}, repeats
     )
-    gigaflops = count_parts(arguments)
-    memory = {side: in_fresh_process(side) for side in ("plain", "fast", "plain activations", "fast activations")}
+    activations = {
+        side: [count_activations(projector, few, side == "plain") for _ in range(repeats)] for side in training
+    }
+    memory = measure_memory(repeats)
     return {
         "machine": describe_machine(),
         "views": arguments.views,
         "train_views": arguments.train_views,
         "dtype": arguments.dtype,
         "levels": arguments.levels,
-        "tower_batch": fastest,
-        "gigaflops_a_view": gigaflops,
-        "seconds": {name: spread(values) for name, values in seconds.items()},
-        "train_seconds": {name: spread(values) for name, values in train_seconds.items()},
-        "bytes": memory,
+        "tower_batch": sides.tower_batch,
+        "plain_batch": sides.plain_batch,
+        "gigaflops_a_view": count_parts(arguments),
+        "seconds": {side: spread(values) for side, values in seconds.items()},
+        "part_seconds": {
+            side: {label: spread([seconds[label] for seconds in runs[1:]]) for label in runs[0]}
+            for side, runs in sides.parts.items()
+        },
+        "train_seconds": {side: spread(values) for side, values in training.items()},
+        "peak_bytes": {side: spread(values) for side, values in memory.items()},
+        "activation_bytes": {side: spread(values) for side, values in activations.items()},
         "plain_share": ratios(seconds["plain"], seconds["tower"]),
         "vit_share_warm": ratios(seconds["warm"], seconds["tower"]),
         "vit_share_cold": ratios(seconds["cold"], seconds["tower"]),
         "forward_ratio_warm": ratios(seconds["plain"], seconds["warm"]),
         "forward_ratio_cold": ratios(seconds["plain"], seconds["cold"]),
-        "train_ratio": ratios(train_seconds["plain"], train_seconds["fast"]),
-        "memory_ratio": memory["plain"] / memory["fast"],
-        "activation_ratio": memory["plain activations"] / memory["fast activations"],
+        "memory_ratio": ratios(memory["plain"], memory["cold"]),
+        "train_ratio": ratios(training["plain"], training["cold"]),
+        "activation_ratio": ratios(activations["plain"], activations["cold"]),
     }
 
 
 def print_report(report: dict[str, Any]) -> None:
-    views = report["views"]
-    rows = [{"side": "tower", **side_of(report, "tower")}]
-    rows += [{"side": f"projector, {name}", **side_of(report, name)} for name in ("plain", "cold", "warm")]
-    print_table(rows, title=f"{views} views, {report['dtype']}, levels {report['levels']}")
-    keys = [key for key in report if key.endswith(("_ratio", "_ratio_warm", "_ratio_cold")) or "_share" in key]
+    title = f"{report['views']} views, {report['dtype']}, levels {report['levels']}"
+    rows = [
+        {"side": side if side == "tower" else f"projector, {side}", "seconds": seconds}
+        | {"GFLOP a view": report["gigaflops_a_view"][side]}
+        for side, seconds in report["seconds"].items()
+    ]
+    print_table(rows, title)
+    print_table(
+        [
+            {"side": side, "part of a call": label, "seconds": seconds}
+            for side, parts in report["part_seconds"].items()
+            for label, seconds in parts.items()
+        ]
+    )
+    rows = [
+        {
+            "side": side,
+            f"forward and backward, {report['train_views']} view(s), s": report["train_seconds"][side],
+            "kept for the backward pass, MB": in_megabytes(report["activation_bytes"][side]),
+            f"peak of a forward pass, {report['views']} views, MB": in_megabytes(report["peak_bytes"][side]),
+        }
+        for side in report["peak_bytes"]
+    ]
+    print_table(rows)
+    keys = [key for key in report if "_ratio" in key or "_share" in key]
     print_table([{"figure": key, "median (minimum to maximum)": report[key]} for key in keys])
 
 
-def side_of(report: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"seconds": report["seconds"][name], "GFLOP a view": report["gigaflops_a_view"][name]}
+def in_megabytes(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: number / 1e6 for name, number in numbers.items()}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -218,7 +299,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a toy size, to see that everything runs")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["plain", "cold"], help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -9,9 +9,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -52,6 +56,49 @@ def time_once(run: Callable[[], None]) -> float:
     run()
     wait_for_device()
     return time.perf_counter() - start
+
+
+class Stopwatch:
+    """Sums the time of functions by label; what they spend in each other counts for the inner one alone."""
+
+    def __init__(self):
+        self.seconds: Counter[str] = Counter()
+        self._labels: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def watch(self, places: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
+        """Times functions while the context lasts.
+
+        Args:
+            places: for each label, the functions as owner (an object, a class, a module) and name.
+        """
+        with ExitStack() as stack:
+            for label, functions in places.items():
+                for owner, name in functions:
+                    stack.enter_context(patch.object(owner, name, self._timed(label, getattr(owner, name))))
+            yield
+
+    def _timed(self, label: str, function: Callable) -> Callable:
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._book()
+            self._labels.append(label)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._book()
+                self._labels.pop()
+
+        return timed
+
+    def _book(self) -> None:
+        """Books the time since the last call under the label that runs."""
+        wait_for_device()
+        now = time.perf_counter()
+        if self._labels:
+            self.seconds[self._labels[-1]] += now - self._since
+        self._since = now
 
 
 def wait_for_device() -> None:

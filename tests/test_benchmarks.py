@@ -3,7 +3,9 @@
 
 import importlib
 import json
+import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -61,8 +63,52 @@ def test_generation(tmp_path):
 
     run("generate", *arguments, "--profile")
     figures = json.loads((tmp_path / "out.json").read_text())
-    parts = [figures[name]["median"] for name in ("tower", "projector", "text model", "rest")]
-    assert sum(parts) == pytest.approx(figures["whole"]["median"])
+    for name in ("one image", "eight images"):
+        seconds = {part: spread["median"] for part, spread in figures[name].items()}
+        whole = seconds.pop("whole")
+        assert set(seconds) == {"tower", "projector", "text model", "rest"}
+        assert sum(seconds.values()) == pytest.approx(whole) and min(seconds.values()) > 0
+
+
+def test_projector(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/projector.py", "--tiny", "--views", "2", "--threads", "1"]
+    subprocess.run([*command, "--json", tmp_path / "out.json"], check=True, capture_output=True)
+    figures = json.loads((tmp_path / "out.json").read_text())
+    for name in ("plain_share", "vit_share_warm", "vit_share_cold", "forward_ratio_warm", "forward_ratio_cold"):
+        assert_spread(figures[name])
+    for name in ("train_ratio", "memory_ratio", "activation_ratio"):
+        assert_spread(figures[name])
+    for side in ("plain", "cold", "warm"):
+        assert {"up-sampling", "attention", "output"} < set(figures["part_seconds"][side])
+    assert all(part["minimum"] > 0 for part in figures["part_seconds"]["plain"].values())
+
+
+@pytest.mark.parametrize("options", [(), ("--train",)])
+def test_projector_forms(tmp_path, options):
+    arguments = ("--views", 1, "--largest", 128, "--repeats", 1, "--threads", 1, *options)
+    run("projector_forms", *arguments, "--json", tmp_path / "out.json")
+    [call] = json.loads((tmp_path / "out.json").read_text())["calls"]
+    assert call["chosen"] == "plain"
+    for form in ("plain", "unfolded", "folded"):
+        assert_spread(call[form])
+
+
+def test_a_stopwatch_books_nested_functions_apart():
+    class Work:
+        def outer(self):
+            time.sleep(0.02)
+            self.inner()
+            return "done"
+
+        def inner(self):
+            time.sleep(0.05)
+
+    work, stopwatch = Work(), side_by_side.Stopwatch()
+    with stopwatch.watch({"outer": [(work, "outer")], "inner": [(work, "inner")]}):
+        assert work.outer() == "done"
+    assert 0.02 <= stopwatch.seconds["outer"] < stopwatch.seconds["inner"]
+    work.outer()
+    assert stopwatch.seconds.total() < 0.12 + 0.05
 
 
 def test_sides_take_turns():

@@ -72,13 +72,16 @@ def output_and_gradients(projector, features, pixels, plain):
     upsampler=st.sampled_from(["vdim", "bilinear"]),
     sets=st.sampled_from([1, 4]),
     query_grid=st.sampled_from([(3, 2), (5, 4)]),
+    sizes=st.sampled_from([(8, 16), (4, 24), (20, 8)]),
     training=st.booleans(),
     folded=st.booleans(),
 )
-def test_output_and_all_gradients_equal_the_plain_order(grid, levels, upsampler, sets, query_grid, training, folded):
+def test_output_and_all_gradients_equal_the_plain_order(
+    grid, levels, upsampler, sets, query_grid, sizes, training, folded
+):
     options = {"levels": levels, "upsampler": upsampler, "num_query_sets": sets, "query_grid": query_grid}
-    projector = small_projector(**options).double().train(training)
-    views = random_views(grid, dtype=torch.float64)
+    projector = small_projector(*sizes, **options).double().train(training)
+    views = random_views(grid, channels=sizes[0], dtype=torch.float64)
     expected = output_and_gradients(projector, *views, plain=True)
     with patch.object(projector_module, "folding_pays", lambda *_: folded):
         got = output_and_gradients(projector, *views, plain=False)
@@ -112,13 +115,15 @@ def test_operators_make_every_level(grid, steps, kernel_size, upsampler):
 
 
 @torch.no_grad()
-def test_chunks_and_strips_change_no_number(monkeypatch):
-    projector = small_projector(query_grid=[6, 2]).double()
-    views = random_views((9, 5), views=5, dtype=torch.float64)
-    expected = run(projector, *views)
-    for name, value in (("CHUNK_BYTES", 1), ("STRIP_BYTES", 1)):
-        monkeypatch.setattr(fast_projector, name, value)
-        torch.testing.assert_close(run(projector, *views), expected, rtol=1e-12, atol=1e-12)
+def test_chunks_bands_and_strips_change_no_number(monkeypatch):
+    for options in ({}, {"levels": [0, 1, 2, 3]}, {"levels": [0]}, {"upsampler": "bilinear"}):
+        projector = small_projector(query_grid=[6, 2], **options).double()
+        views = random_views((9, 5), views=5, dtype=torch.float64)
+        expected = run(projector, *views)
+        for name in ("CHUNK_BYTES", "BAND_BYTES", "STRIP_BYTES", "OUTPUT_BYTES"):
+            monkeypatch.setattr(fast_projector, name, 1)
+            torch.testing.assert_close(run(projector, *views), expected, rtol=1e-12, atol=1e-12)
+        monkeypatch.undo()
 
 
 def runs_reordered(monkeypatch, projector, views):
@@ -233,10 +238,15 @@ def test_a_fold_is_kept_until_the_weights_change(monkeypatch):
     assert copy.deepcopy(projector)._kept is not None
 
     attention = projector.window_attention
-    for weight in (attention.queries, attention.key.weight, attention.level_projections["2"].bias):
-        projector.fold()
-        weight.data += 0.1
-        assert equals_plain_order(1) and equals_plain_order(1)
+    weights = (attention.queries, attention.key.weight, attention.level_projections["2"].bias)
+    for change in (lambda data: data + 0.1, lambda data: data.flip(0), lambda data: data.flip(-1), torch.neg):
+        for weight in weights:
+            projector.fold()
+            weight.data = change(weight.data)
+            assert equals_plain_order(1) and equals_plain_order(1)
+    projector.fold()
+    attention.key = copy.deepcopy(attention.value)
+    assert equals_plain_order(1)
     projector.fold()
     projector.load_state_dict(small_projector().state_dict())
     assert equals_plain_order(1)
@@ -312,3 +322,23 @@ def test_no_graph_break(folded, training):
     with patch.object(projector_module, "folding_pays", lambda *_: folded), torch.set_grad_enabled(training):
         compiled = torch.compile(projector.forward, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(*views)[0], run(projector, *views))
+
+
+@torch.no_grad()
+def test_compiled_code_reads_the_weights_as_they_are():
+    projector, views = small_projector(), random_views((6, 5))
+    projector.fold()
+    torch.compiler.reset()
+    compiled = torch.compile(projector.forward, fullgraph=True, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(*views)[0], run(projector, *views, plain=True), rtol=1e-4, atol=1e-4)
+        projector.window_attention.value.weight.data += 0.1
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_compiled_to_machine_code():
+    projector, views = small_projector(), random_views((6, 5))
+    torch.compiler.reset()
+    compiled = torch.compile(projector.forward, fullgraph=True)
+    torch.testing.assert_close(compiled(*views)[0], run(projector, *views, plain=True), rtol=1e-4, atol=1e-4)

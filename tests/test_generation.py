@@ -15,6 +15,7 @@ from transformers import (
     AddedToken,
     AutoModelForCausalLM,
     AutoTokenizer,
+    CompileConfig,
     DynamicCache,
     LlamaConfig,
     TextIteratorStreamer,
@@ -125,6 +126,25 @@ def test_caches_and_prompt_lookup_change_no_token(model, processor, greedy, opti
 def test_static_cache_answers_a_mixed_batch_too(model, processor, greedy):
     together = generate(model, processor, list(SAMPLES.values()), cache_implementation="static")
     assert torch.equal(together, torch.stack(list(greedy.values())))
+
+
+def test_text_steps_compile_to_one_graph_for_all_images(model, processor, greedy):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    config = CompileConfig(fullgraph=True, backend=backend, mode=None)
+    config._compile_all_devices = True
+    # a static cache is as long as the longest one before
+    names = sorted(SAMPLES, key=lambda name: len(SAMPLES[name][1]), reverse=True)
+    for name in names:
+        options = {"cache_implementation": "static", "compile_config": config}
+        answer = generate(model, processor, [SAMPLES[name]], **options)
+        assert torch.equal(answer[0], greedy[name]), name
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow  # compiles an extension of optimum-quanto

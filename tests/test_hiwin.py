@@ -118,7 +118,8 @@ def test_projector_equals_the_released_resampler(reference):
             torch.testing.assert_close(projector([features], [pixels])[0][0], tensors[name], rtol=0, atol=1e-4)
 
         pyramid = projector.upsampler(features, pixels)
-        keys, values = projector.window_attention.keys_and_values(pyramid)
+        attention = projector.window_attention
+        keys, values = attention.keys_and_values(pyramid, attention.key_offsets(*features.shape[-2:]))
         queries = description["keys_values_query_indices"]
         for name, got in (("keys", keys), ("values", values)):
             expected = tensors[f"mask{case['mask']}.{name}_last"]
@@ -149,13 +150,13 @@ def test_a_query_sees_its_own_window_on_every_level_and_nothing_else():
     attention = LlavaUhdV2Projector(small_config(8, 16, 2, query_grid=[3, 3])).window_attention.eval()
     torch.nn.init.normal_(attention.queries)
     pyramid = [torch.randn(1, 8, 12 << level, 12 << level) for level in range(3)]
-    tokens = attention(pyramid)
+    tokens = attention([pyramid])
     for level, maps in enumerate(pyramid):
         changed = [other.clone() for other in pyramid]
         side = 12 << level
         # well inside the window in the middle, since RoI-align interpolates across borders
         changed[level][..., side // 2, side // 2] += 1
-        differs = (attention(changed) - tokens).abs().amax(-1)[0] > 1e-6
+        differs = (attention([changed]) - tokens).abs().amax(-1)[0] > 1e-6
         assert differs.nonzero().flatten().tolist() == [4], (level, maps.shape)
 
 

@@ -6,10 +6,11 @@ Gram matrix of the ViT grid's features gives; and one query a window needs no pr
 windows with the ViT's channels, and no finer map is ever built with the text model's. docs/performance.md derives it.
 
 Shape letters: v views, c ViT channels, d text width, y x a level's grid, m sources of a level, q windows, w windows of
-a strip, p pooled cells of a window, s query sets, g heads, e channels of a head, l levels.
+a strip, p pooled cells of a window, s query sets, g heads, h heads of a group, e channels of a head, l levels.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,17 @@ from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
-from .operators_llava_uhd_v2 import Level, build_operators, find_levels
+from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels
 from .vdim_llava_uhd_v2 import full_precision
 
 
-# Bytes of pooled features of the views that are worked through together, and of the attention's mixtures in a strip of
-# windows: large enough for efficient matrix products, small enough to bound memory.
-CHUNK_BYTES = 2**26
-STRIP_BYTES = 2**25
+# What is worked through together, in bytes: it bounds memory, and is enough for efficient matrix products on a CPU.
+CHUNK_BYTES = 2**25  # pooled features of a chunk of views
+BAND_BYTES = 2**22  # a band of the top level's operator
+STRIP_BYTES = 2**26  # the attention's mixtures in a strip of windows, of which each group of heads has its part
+HEAD_GROUPS = 8
+OUTPUT_BYTES = 2**25  # answers that go through the output layers
+ACCELERATOR_FACTOR = 8  # accelerators want more at a time
 
 
 def project_views(
@@ -50,24 +54,58 @@ def project_views(
     Returns:
         (v, q, d): the tokens of each view.
     """
-    size = views_per_chunk(attention, pooling_grid)
-    grid = (features.shape[-2], features.shape[-1])
-    chunks = zip(features.split(size), pixels.split(size), strict=True)
-    tokens = []
-    for chunk in chunks:
-        with maybe_autocast(features.device.type, enabled=False):
-            levels = find_levels(upsampler, *chunk)
-            arguments = (attention, weights, levels, grid, pooling_grid)
-            views = [recompute(pool_view, view, *arguments) for view in range(len(chunk[0]))]
-            attended = attend(attention, weights, torch.stack(views, dim=2), grid, pooling_grid)
-        tokens.append(attention.combine(attended.to(attention.output.weight.dtype)))
-    return torch.cat(tokens)
-
-
-def views_per_chunk(attention: LlavaUhdV2WindowAttention, pooling_grid: tuple[int, int]) -> int:
-    """How many views are worked through together."""
     windows, cells = attention.queries.shape[1], pooling_grid[0] * pooling_grid[1]
-    return max(CHUNK_BYTES // (windows * len(attention.levels) * cells * attention.num_channels * 4), 1)
+    view_bytes = windows * len(attention.levels) * cells * attention.num_channels * 4
+    parts = even_parts(len(features), budget(CHUNK_BYTES, features) // view_bytes)
+    arguments = (upsampler, attention, weights)
+    return torch.cat([project_chunk(*arguments, features[part], pixels[part], pooling_grid) for part in parts])
+
+
+def project_chunk(
+    upsampler: nn.Module,
+    attention: LlavaUhdV2WindowAttention,
+    weights: AttentionWeights,
+    features: torch.Tensor,
+    pixels: torch.Tensor,
+    pooling_grid: tuple[int, int],
+) -> torch.Tensor:
+    """As [`project_views`], all views together."""
+    grid = (features.shape[-2], features.shape[-1])
+    with maybe_autocast(features.device.type, enabled=False):
+        views = pool_views(upsampler, attention, weights, features, pixels, pooling_grid)
+        attended = attend(attention, weights, views, grid, pooling_grid)
+    del views
+    attended = attended.to(attention.output.weight.dtype)
+    parts = even_parts(len(attended), budget(OUTPUT_BYTES, attended) // attended[0].nbytes)
+    return torch.cat([attention.combine(attended[part]) for part in parts])
+
+
+def pool_views(
+    upsampler: nn.Module,
+    attention: LlavaUhdV2WindowAttention,
+    weights: AttentionWeights,
+    features: torch.Tensor,
+    pixels: torch.Tensor,
+    pooling_grid: tuple[int, int],
+) -> list[tuple[torch.Tensor, ...]]:
+    """The features of each view, divided as the layer norm does and pooled into windows: (q, p, c + 1) a level.
+
+    The last channel is the constant one, divided and pooled likewise.
+    """
+    arguments = (attention, weights, find_levels(upsampler, features, pixels), features.shape[-2:], pooling_grid)
+    return [recompute(pool_view, view, *arguments) for view in range(len(features))]
+
+
+def budget(size: int, tensor: torch.Tensor) -> int:
+    """How many bytes to work through together on the tensor's device."""
+    return size if tensor.device.type == "cpu" else size * ACCELERATOR_FACTOR
+
+
+def even_parts(length: int, largest: int) -> list[slice]:
+    """Cuts a range into as few parts of at most `largest` (at least 1) as there can be, of nearly equal sizes."""
+    count = -(-length // max(largest, 1))
+    ends = [length * index // count for index in range(count + 1)]
+    return [slice(*part) for part in pairwise(ends)]
 
 
 def recompute(function, *arguments):
@@ -84,23 +122,26 @@ def pool_view(
     levels: list[Level],
     grid: tuple[int, int],
     pooling_grid: tuple[int, int],
-) -> torch.Tensor:
-    """The features of a view, divided as the layer norm does and pooled into windows: (l, q, p, c + 1).
-
-    The last channel is the constant one, divided and pooled likewise.
-    """
-    operators = build_operators(levels, view, grid)
+) -> tuple[torch.Tensor, ...]:
+    """As [`pool_views`], for one view."""
+    coarser = build_operators(levels[:-1], view, grid)
     pooled = []
     for level, gram in zip(attention.levels, weights.grams, strict=True):
-        operator, sources = operators[level], append_one(levels[level].sources[view])
+        sources = append_one(levels[level].sources[view])
         spread = sources @ gram @ sources.T
-        variance = ((operator @ spread) * operator).sum(-1, keepdim=True)
-        normed = operator * torch.rsqrt(variance.clamp(min=0) + attention.norm_features.eps)
-        axes = zip(operator.shape[:2], attention.query_grid, pooling_grid, strict=True)
-        along_rows, along_columns = (pooling_matrix(*axis, normed.dtype, normed.device) for axis in axes)
-        cells = (along_rows @ normed.flatten(1)).unflatten(1, normed.shape[1:])
+        size = (grid[0] << level, grid[1] << level)
+        axes = zip(size, attention.query_grid, pooling_grid, strict=True)
+        along_rows, along_columns = (pooling_matrix(*axis, spread.dtype, spread.device) for axis in axes)
+        row_bytes = (size[1] * len(sources) * spread.element_size()) << level
+        cells: torch.Tensor | int = 0
+        for part in even_parts(grid[0], budget(BAND_BYTES, spread) // row_bytes):
+            rows = slice(part.start << level, part.stop << level)
+            operator = coarser[level][rows] if level < len(coarser) else build_rows(levels, view, grid, coarser, rows)
+            variance = ((operator @ spread) * operator).sum(-1, keepdim=True)
+            normed = operator * torch.rsqrt(variance.clamp(min=0) + attention.norm_features.eps)
+            cells = cells + (along_rows[:, rows] @ normed.flatten(1)).unflatten(1, normed.shape[1:])
         pooled.append(into_windows(along_columns @ cells, attention.query_grid[1], pooling_grid) @ sources)
-    return torch.stack(pooled)
+    return tuple(pooled)
 
 
 def append_one(sources: torch.Tensor) -> torch.Tensor:
@@ -155,60 +196,62 @@ def pool_constants(
 def attend(
     attention: LlavaUhdV2WindowAttention,
     weights: AttentionWeights,
-    pooled: torch.Tensor,
+    views: list[tuple[torch.Tensor, ...]],
     grid: tuple[int, int],
     pooling_grid: tuple[int, int],
 ) -> torch.Tensor:
-    """Attention inside the windows, strip by strip: (l, q, v, p, c + 1) -> (v, q, s, d)."""
+    """Attention inside the windows, strip by strip: for each view, (q, p, c + 1) a level -> (v, q, s, d)."""
     query_grid, levels = tuple(attention.query_grid), tuple(attention.levels)
-    constants = pool_constants(grid, levels, query_grid, pooling_grid, pooled.dtype, pooled.device)
-    _, windows, views = pooled.shape[:3]
-    mixtures = views * weights.query.shape[1] * weights.to_keys.shape[0]
-    strip = max(STRIP_BYTES // (mixtures * weights.to_keys[0, 0].numel() * pooled.element_size()), 1)
-    attended = []
-    for first in range(0, windows, strip):
-        part = slice(first, first + strip)
-        attended.append(recompute(attend_strip, attention, weights, pooled[:, part], constants[:, part], part))
+    like = views[0][0]
+    constants = pool_constants(grid, levels, query_grid, pooling_grid, like.dtype, like.device)
+    sets, windows = attention.queries.shape[:2]
+    window_bytes = len(views) * sets * weights.to_keys[:, 0].numel() * like.element_size()
+    # split once: each slice of a weight would leave a gradient of the weight's size
+    heads = weights.split_heads(-(-attention.num_heads // HEAD_GROUPS))
+    attended = [
+        recompute(attend_strip, attention, heads, views, constants[:, part], part)
+        for part in even_parts(windows, budget(STRIP_BYTES, like) // window_bytes)
+    ]
     return torch.cat(attended, dim=1)
 
 
 def attend_strip(
     attention: LlavaUhdV2WindowAttention,
-    weights: AttentionWeights,
-    pooled: torch.Tensor,
+    heads: list[AttentionWeights],
+    views: list[tuple[torch.Tensor, ...]],
     constants: torch.Tensor,
     part: slice,
 ) -> torch.Tensor:
-    """Attention inside the windows of `part`: (l, w, v, p, c + 1) -> (v, w, s, d)."""
-    keys = pooled if weights.folded else project_pooled(attention, weights, pooled)
-    groups, windows, views, cells = keys.shape[:4]
-    sets, heads = weights.query.shape[1:3]
+    """As [`attend`], for the windows of `part`: (v, w, s, d)."""
+    keys = torch.stack([torch.stack([view[part] for view in level], dim=1) for level in zip(*views)])
+    if not heads[0].folded:
+        keys = project_pooled(attention, heads[0], keys)
+    return torch.cat([attend_heads(weights, keys, constants, part) for weights in heads], dim=3).flatten(3)
+
+
+def attend_heads(weights: AttentionWeights, keys: torch.Tensor, constants: torch.Tensor, part: slice) -> torch.Tensor:
+    """As [`attend_strip`], for some heads: (groups, w, v, keys of a group, x) -> (v, w, s, h, e)."""
+    groups, windows, views, cells, _ = keys.shape
+    query = weights.query[part]
+    sets, heads = query.shape[1:3]
 
     # every product of a query with a projection of a key is a product of an absorbed query with the key
-    absorbed = torch.einsum("wsge,gehx->hwsgx", weights.query[part], weights.to_keys)
+    absorbed = torch.einsum("wsge,gehx->hwsgx", query, weights.to_keys)
     scores = absorbed.flatten(2, 3) @ keys.flatten(2, 3).transpose(-1, -2)
     scores = scores.view(groups, windows, -1, views, cells).permute(1, 3, 2, 0, 4).flatten(3)
-    fixed = torch.einsum("wsgt,lwpt->wsglp", weights.fixed_scores[part], constants)
+    fixed = torch.einsum("wsge,tge->wsgt", query, weights.fixed_keys)
+    fixed = torch.einsum("wsgt,lwpt->wsglp", fixed, constants)
     probabilities = (scores + fixed.flatten(1, 2).flatten(2)[:, None]).softmax(dim=-1)
 
-    coverage = constants[..., attention.queries.shape[1] : -1].sum(-1).transpose(0, 1).flatten(1)
+    coverage = constants[..., -1 - len(constants) : -1].sum(-1).transpose(0, 1).flatten(1)
     covered = (probabilities * coverage[:, None, None]).sum(-1).view(windows, views, sets, heads)
-    answers = covered[..., None] * weights.covered_answer + full_precision(attention.value.bias).view(heads, -1)
+    answers = covered[..., None] * weights.covered_answer + weights.answer_bias
     answers = answers.permute(3, 0, 1, 2, 4).flatten(1, 3)
-    mixed = probabilities @ side_by_side(keys)
-    mixed = mixed.view(windows * views * sets, heads, -1).transpose(0, 1).to(weights.to_answers.dtype)
+
+    mixed = probabilities.unflatten(-1, (groups, cells)).movedim(-2, 0) @ keys
+    mixed = mixed.view(groups, -1, heads, mixed.shape[-1]).permute(2, 1, 0, 3).to(weights.to_answers.dtype).flatten(2)
     answers = torch.baddbmm(answers.to(mixed.dtype), mixed, weights.to_answers.flatten(2).mT)
-    return answers.view(heads, windows, views, sets, -1).permute(2, 1, 3, 0, 4).flatten(3)
-
-
-def side_by_side(keys: torch.Tensor) -> torch.Tensor:
-    """Puts each group's keys into channels of their own, zero elsewhere, so that one product mixes the groups apart.
-
-    (groups, w, v, k, x) -> (w, v, groups * k, groups * x).
-    """
-    last, width = len(keys) - 1, keys.shape[-1]
-    apart = [F.pad(part, (group * width, (last - group) * width)) for group, part in enumerate(keys)]
-    return torch.cat(apart, dim=2)
+    return answers.view(heads, windows, views, sets, -1).permute(2, 1, 3, 0, 4)
 
 
 def project_pooled(

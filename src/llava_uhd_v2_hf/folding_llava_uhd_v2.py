@@ -9,7 +9,7 @@ l levels, t = q + l + 1 fixed keys.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -28,22 +28,30 @@ class AttentionWeights:
         projections: one (c + 1, d) a level, the centred projection and, last, its bias; none where `folded`.
         grams: one (c + 1, c + 1) a level, products of the rows of its projection, over d.
         query: (q, s, g, e), scaled.
-        fixed_scores: (q, s, g, t), the scores of keys that no image changes: the position table, then the constants of
-            every level, then the key bias.
+        fixed_keys: (t, g, e), the keys that no image changes: the position table, then the constants of every level,
+            then the key bias.
         to_keys: (g, e, groups, x), what the queries are multiplied with in place of the keys.
         to_answers: (g, e, groups, x), what the attention's mixtures are multiplied with in place of the values.
         covered_answer: (g, e), what the layer norm's bias adds to an answer where a window lies inside the map.
+        answer_bias: (g, e), the bias of the values.
         folded: whether the level projections are part of `to_keys` and `to_answers`.
     """
 
     projections: list[torch.Tensor]
     grams: list[torch.Tensor]
     query: torch.Tensor
-    fixed_scores: torch.Tensor
+    fixed_keys: torch.Tensor
     to_keys: torch.Tensor
     to_answers: torch.Tensor
     covered_answer: torch.Tensor
+    answer_bias: torch.Tensor
     folded: bool
+
+    def split_heads(self, size: int) -> list["AttentionWeights"]:
+        """The same for `size` heads at a time."""
+        axes = {"query": 2, "fixed_keys": 1, "to_keys": 0, "to_answers": 0, "covered_answer": 0, "answer_bias": 0}
+        parts = zip(*(getattr(self, name).split(size, dim=axis) for name, axis in axes.items()), strict=True)
+        return [replace(self, **dict(zip(axes, part, strict=True))) for part in parts]
 
 
 def has_plain_weights(module: nn.Module) -> bool:
@@ -77,30 +85,32 @@ def multiply_weights(attention: LlavaUhdV2WindowAttention, fold: bool, dtype: to
     query = attention.query(attention.norm_query(attention.queries) + attention.position_embeddings)
     query = (full_precision(query) * (width // heads) ** -0.5).transpose(0, 1).unflatten(-1, (heads, -1))
 
-    projections = [centred_projection(attention, level) for level in attention.levels]
     constants = full_precision(attention.level_embeddings) + full_precision(norm.bias)
     fixed_keys = torch.cat([full_precision(attention.position_embeddings), constants])
     fixed_keys = F.linear(fixed_keys, full_precision(attention.key.weight))
     fixed_keys = torch.cat([fixed_keys, full_precision(attention.key.bias)[None]])
-    fixed_scores = torch.einsum("qsge,tge->qsgt", query, fixed_keys.unflatten(-1, (heads, -1)))
     covered = (full_precision(attention.value.weight) * full_precision(norm.bias)).sum(dim=1)
 
-    def merge(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        parts = [weight]
-        if fold:
-            gained = full_precision(weight) * full_precision(norm.weight)
-            parts = [gained @ projection.T for projection in projections]
-        # stacking copies: a checkpoint's tensors lie at any address, and unaligned ones are rounded differently
-        return torch.stack([part.to(dtype) for part in parts], dim=1).unflatten(0, (heads, -1))
-
+    projections = [centred_projection(attention, level) for level in attention.levels]
+    grams = [projection @ projection.T / width for projection in projections]
+    to_keys, to_answers = (full_precision(layer.weight) for layer in (attention.key, attention.value))
+    if fold:
+        gained = torch.cat([projection * full_precision(norm.weight) for projection in projections]).T
+        projections = []
+        to_keys, to_answers = to_keys @ gained, (to_answers @ gained).to(dtype)
+    else:
+        # copies: a checkpoint's tensors lie at any address, and unaligned ones are rounded differently
+        to_keys, to_answers = to_keys.clone(), to_answers.to(dtype, copy=True)
+    shape = (heads, width // heads, len(attention.levels) if fold else 1, -1)
     return AttentionWeights(
-        projections=[] if fold else projections,
-        grams=[projection @ projection.T / width for projection in projections],
+        projections=projections,
+        grams=grams,
         query=query,
-        fixed_scores=fixed_scores,
-        to_keys=merge(attention.key.weight, covered.dtype),
-        to_answers=merge(attention.value.weight, dtype),
+        fixed_keys=fixed_keys.unflatten(-1, (heads, -1)),
+        to_keys=to_keys.view(shape),
+        to_answers=to_answers.view(shape),
         covered_answer=covered.unflatten(0, (heads, -1)),
+        answer_bias=full_precision(attention.value.bias).unflatten(0, (heads, -1)),
         folded=fold,
     )
 
@@ -113,12 +123,19 @@ def centred_projection(attention: LlavaUhdV2WindowAttention, level: int) -> torc
 
 
 def sum_weights(attention: LlavaUhdV2WindowAttention) -> torch.Tensor:
-    """The sum of every weight that [`multiply_weights`] reads, in float32: tells whether one has changed."""
+    """Float32 sums of every weight that [`multiply_weights`] reads: tells whether one has changed.
+
+    A matrix is summed along each of its axes, so that numbers that have only moved are seen too.
+    """
     read = [attention.queries, attention.position_embeddings, attention.level_embeddings]
     for module in (attention.query, attention.key, attention.value, attention.norm_query, attention.norm_features):
         read += module.parameters()
     read += attention.level_projections.parameters()
-    return torch.stack([weight.detach().sum(dtype=torch.float32) for weight in read])
+    sums = []
+    for weight in read:
+        for kept, length in enumerate(weight.shape):
+            sums.append(weight.detach().movedim(kept, 0).reshape(length, -1).sum(1, dtype=torch.float32))
+    return torch.cat(sums)
 
 
 def folding_pays(attention: LlavaUhdV2WindowAttention, pooled_cells: Sequence[int]) -> bool:

@@ -6,6 +6,7 @@ s query sets, p pooled cells of a window, k = levels * p keys of a window.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -64,8 +65,8 @@ def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[
     along_columns = roi_align_weights(width, columns, pool_columns, maps.device)
     with maybe_autocast(maps.device.type, enabled=False):
         maps_ = full_precision(maps)
-        pooled = torch.einsum("yh,vhwd->vywd", along_rows.to(maps_.dtype), maps_)
-        pooled = torch.einsum("xw,vywd->vyxd", along_columns.to(maps_.dtype), pooled)
+        pooled = (along_rows.to(maps_.dtype) @ maps_.flatten(2)).unflatten(2, (width, channels))
+        pooled = along_columns.to(maps_.dtype) @ pooled
     pooled = pooled.to(maps.dtype).view(views, rows, pool_rows, columns, pool_columns, channels).transpose(2, 3)
     return pooled.reshape(views, rows * columns, pool_rows * pool_columns, channels)
 
@@ -103,22 +104,26 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=projector.layer_norm_eps)
         self.norm_output = nn.LayerNorm(width, eps=projector.layer_norm_eps)
 
-    def positions(self, height: int, width: int) -> torch.Tensor:
-        """The position table resized to a level: (h, w, d), in the dtype of the weights."""
+    def key_offsets(self, height: int, width: int) -> list[torch.Tensor]:
+        """What is added to the keys of each level of an (h, w) grid: positions and level embedding, (y, x, d)."""
         table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)[None]
-        resized = F.interpolate(table, size=(height, width), mode="bicubic", align_corners=False)
-        return resized[0].permute(1, 2, 0).to(self.position_embeddings.dtype)
+        table = table.contiguous()  # channels first is the faster layout
+        offsets = []
+        for level, embedding in zip(self.levels, self.level_embeddings):
+            size = (height << level, width << level)
+            positions = F.interpolate(table, size=size, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+            offsets.append(positions.to(embedding.dtype).contiguous() + embedding)
+        return offsets
 
-    def keys_and_values(self, pyramid: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_and_values(
+        self, pyramid: list[torch.Tensor], offsets: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pools every level into its windows: maps (v, c, h, w) -> keys and values, each (v, q, k, d)."""
-        height, width = pyramid[0].shape[-2:]
-        pooling_grid = choose_pooling_grid(height, width, self.pooling_grids)
+        pooling_grid = choose_pooling_grid(*pyramid[0].shape[-2:], self.pooling_grids)
         keys, values = [], []
-        for index, level in enumerate(self.levels):
-            maps = pyramid[level].permute(0, 2, 3, 1)
-            value = self.norm_features(self.level_projections[str(level)](maps))
-            key = value + self.positions(*maps.shape[1:3]) + self.level_embeddings[index]
-            keys.append(pool_windows(key, self.query_grid, pooling_grid))
+        for level, offset in zip(self.levels, offsets, strict=True):
+            value = self.norm_features(self.level_projections[str(level)](pyramid[level].permute(0, 2, 3, 1)))
+            keys.append(pool_windows(value + offset, self.query_grid, pooling_grid))
             values.append(pool_windows(value, self.query_grid, pooling_grid))
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
@@ -148,15 +153,20 @@ class LlavaUhdV2WindowAttention(nn.Module):
         """Output projection, and the sets mixed into one token a window: (v, q, s, d) -> (v, q, d)."""
         return self.projection(self.norm_output(self.mix(self.norm_attention(self.output(attended)).flatten(2))))
 
-    def forward(self, pyramid: list[torch.Tensor], sets_apart: bool = True) -> torch.Tensor:
+    def forward(self, pyramids: Iterable[list[torch.Tensor]], sets_apart: bool = True) -> torch.Tensor:
         """
         Args:
-            pyramid: levels 0 to the highest one used, each (v, c, 2^l h, 2^l w).
+            pyramids: one or several, each of some of the views: levels 0 to the highest one used, (v, c, 2^l h, 2^l w).
             sets_apart: whether each query set projects keys and values anew, as in the released code.
 
         Returns:
             (v, q, d): the tokens of each view, in row-major order of the windows.
         """
-        keys, values = self.keys_and_values(pyramid)
+        tokens, offsets = [], None
         sets = self.queries.split(1) if sets_apart else [self.queries]
-        return self.combine(torch.cat([self.attend(queries, keys, values) for queries in sets], dim=2))
+        for pyramid in pyramids:
+            offsets = offsets or self.key_offsets(*pyramid[0].shape[-2:])
+            keys, values = self.keys_and_values(pyramid, offsets)
+            attended = torch.cat([self.attend(queries, keys, values) for queries in sets], dim=2)
+            tokens.append(self.combine(attended))
+        return torch.cat(tokens)

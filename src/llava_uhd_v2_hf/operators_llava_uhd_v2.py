@@ -65,32 +65,36 @@ def merge_kernels(kernels: torch.Tensor) -> torch.Tensor:
     return merged.flatten(3)
 
 
-def apply_kernels(kernels: torch.Tensor, coarser: torch.Tensor) -> torch.Tensor:
+def apply_kernels(kernels: torch.Tensor, coarser: torch.Tensor, first: int = 0) -> torch.Tensor:
     """Sums the coarser pixels around each finer one.
 
     Args:
-        kernels: (v, 2a, 2b, t) from [`merge_kernels`].
-        coarser: (v, a, b, m).
+        kernels: (2a, 2b, t) from [`merge_kernels`], of all rows of the finer map or of some.
+        coarser: (y, b, m), all rows of the coarser map.
+        first: the coarser row that the first row of `kernels` lies in.
 
     Returns:
-        (v, 2a, 2b, m).
+        (2a, 2b, m).
     """
     reach = kernels_reach(kernels)
-    views, height, width, taps = kernels.shape
+    height, width, taps = kernels.shape
     down, across = -(-height // (2 * TILE)), -(-width // (2 * TILE))
     side = TILE + 2 * reach
 
     kernels = F.pad(kernels, (0, 0, 0, 2 * TILE * across - width, 0, 2 * TILE * down - height))
-    kernels = kernels.view(views, down, 2 * TILE, across, 2 * TILE, taps).transpose(2, 3)
-    kernels = kernels.reshape(views * down * across, 4 * TILE**2, taps)
+    kernels = kernels.view(down, 2 * TILE, across, 2 * TILE, taps).transpose(1, 2)
+    kernels = kernels.reshape(down * across, 4 * TILE**2, taps)
     index = tile_index(reach).to(kernels.device).expand(len(kernels), -1, -1)
     matrices = kernels.new_zeros(len(kernels), 4 * TILE**2, side**2).scatter(2, index, kernels)
 
-    below, right = TILE * down - height // 2 + reach, TILE * across - width // 2 + reach
-    patches = F.pad(coarser, (0, 0, reach, right, reach, below)).unfold(1, side, TILE).unfold(2, side, TILE)
-    patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(len(kernels), side**2, -1)
-    finer = (matrices @ patches).view(views, down, across, 2 * TILE, 2 * TILE, -1).transpose(2, 3)
-    return finer.reshape(views, 2 * TILE * down, 2 * TILE * across, -1)[:, :height, :width]
+    top, bottom = first - reach, first + TILE * down + reach
+    rows = coarser[max(top, 0) : max(bottom, 0)]
+    above = max(-top, 0)
+    right, below = TILE * across - width // 2 + reach, bottom - top - above - len(rows)
+    patches = F.pad(rows, (0, 0, reach, right, above, below)).unfold(0, side, TILE).unfold(1, side, TILE)
+    patches = patches.permute(0, 1, 3, 4, 2).reshape(len(kernels), side**2, -1)
+    finer = (matrices @ patches).view(down, across, 2 * TILE, 2 * TILE, -1).transpose(1, 2)
+    return finer.reshape(2 * TILE * down, 2 * TILE * across, -1)[:height, :width]
 
 
 @lru_cache(maxsize=8)
@@ -145,22 +149,43 @@ def build_operators(levels: list[Level], view: int, grid: tuple[int, int]) -> li
     """The matrix of every level for one view, (y, x, m): level = matrix @ sources. Its last column is one.
 
     Args:
-        levels: from [`find_levels`].
+        levels: from [`find_levels`], or the first of them.
         view: index of the view.
         grid: (h, w) of the ViT.
     """
-    sources = levels[0].sources
-    identity = torch.eye(grid[0] * grid[1], dtype=sources.dtype, device=sources.device).view(1, *grid, -1)
     operators: list[torch.Tensor] = []
-    for index, level in enumerate(levels):
-        if level.kernels is None:
-            size = (grid[0] << index, grid[1] << index)
-            operator = F.interpolate(identity.permute(0, 3, 1, 2), size=size, mode="bilinear").permute(0, 2, 3, 1)
-        else:
-            coarser = operators[-1][None, ..., : level.sources.shape[1] - 1]
-            operator = apply_kernels(level.kernels[view : view + 1], coarser)
-        operators.append(F.pad(operator[0], (0, 1), value=1.0))
+    for index in range(len(levels)):
+        operators.append(build_rows(levels, view, grid, operators, slice(0, grid[0] << index)))
     return operators
+
+
+def build_rows(
+    levels: list[Level], view: int, grid: tuple[int, int], coarser: list[torch.Tensor], rows: slice
+) -> torch.Tensor:
+    """Some rows of the matrix of the level above those of `coarser`.
+
+    Args:
+        levels, view, grid: as [`build_operators`].
+        coarser: the matrices of all lower levels.
+        rows: begin with an even number.
+    """
+    index = len(coarser)
+    level = levels[index]
+    if level.kernels is None:
+        down, across = (bilinear_weights(length, index, level.sources.dtype) for length in grid)
+        operator = (down[rows, None, :, None] * across[:, None, :]).flatten(2).to(level.sources.device)
+    else:
+        sources = coarser[-1][..., : level.sources.shape[1] - 1]
+        operator = apply_kernels(level.kernels[view, rows], sources, rows.start // 2)
+    return F.pad(operator, (0, 1), value=1.0)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def bilinear_weights(length: int, level: int, dtype: torch.dtype) -> torch.Tensor:
+    """Bilinear enlargement to a level along one axis: (2^level * length, length)."""
+    identity = torch.eye(length, dtype=dtype, device="cpu").view(1, length, length, 1)
+    return F.interpolate(identity, (length << level, 1), mode="bilinear")[0, :, :, 0].T
 
 
 def fix_up_sources(upsampler: LlavaUhdV2Upsampler, sources: torch.Tensor, level: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
-from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, project_views
+from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts, project_views
 from .folding_llava_uhd_v2 import (
     AttentionWeights,
     folded_layers,
@@ -66,7 +66,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         features, pixels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         sizes = list(zip(features, pixels, strict=True))
         if plain:
-            return tuple(self.window_attention(self.upsampler(*size)) for size in sizes)
+            return tuple(self.window_attention([self.upsampler(*size)]) for size in sizes)
         attention = self.window_attention
         grids = [choose_pooling_grid(maps.shape[-2], maps.shape[-1], attention.pooling_grids) for maps in features]
         pays = [
@@ -92,9 +92,9 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         """The plain order in chunks of views, keys and values projected once for all query sets."""
         attention = self.window_attention
         pixels_a_view = features[0, 0].numel() << (2 * max(attention.levels))
-        count = max(CHUNK_BYTES // (pixels_a_view * attention.queries.shape[-1] * features.element_size()), 1)
-        chunks = zip(features.split(count), pixels.split(count), strict=True)
-        return torch.cat([attention(self.upsampler(*chunk), sets_apart=False) for chunk in chunks])
+        view_bytes = pixels_a_view * attention.queries.shape[-1] * features.element_size()
+        parts = even_parts(len(features), budget(CHUNK_BYTES, features) // view_bytes)
+        return attention((self.upsampler(features[part], pixels[part]) for part in parts), sets_apart=False)
 
     def multiply_weights(self, pooled_cells: list[int]) -> AttentionWeights:
         """Products of the weights for a call: those that are kept, or new ones.
@@ -103,8 +103,12 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
             pooled_cells: how many cells a window of each view has on a level.
         """
         attention, device_type = self.window_attention, self.window_attention.queries.device.type
-        if self._kept is not None and not torch.is_grad_enabled() and self.keeps_current_weights():
-            return self._kept[0]
+        # compiled code can't drop what is kept, nor compare sums that it makes in another order
+        if self._kept is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if torch.equal(sum_weights(attention), self._kept[1]):
+                return self._kept[0]
+            logger.warning("The projector's weights have changed since they were folded; what was kept is dropped.")
+            self.unfold()
         dtype = attention.key.weight.dtype
         if device_type != "meta" and torch.is_autocast_enabled(device_type):
             dtype = torch.get_autocast_dtype(device_type)
@@ -115,7 +119,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         """Keeps the products of the weights for later calls without gradients, until the weights change.
 
         They are no part of the state dict. `train()`, a change of dtype or device, and any change of the weights, seen
-        by their sums, drop them.
+        by their sums, drop them. Compiled code makes them in every call.
 
         Raises:
             ValueError: if the module trains, or has layers that must be called.
@@ -135,17 +139,6 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
     def unfold(self):
         """Drops what [`~LlavaUhdV2Projector.fold`] keeps."""
         self._kept = None
-
-    def keeps_current_weights(self) -> bool:
-        """Whether the weights are still those that were folded; drops what is kept if not."""
-        if torch.compiler.is_compiling():
-            return True
-        current = sum_weights(self.window_attention)
-        if self._kept is not None and torch.equal(current, self._kept[1]):
-            return True
-        logger.warning("The projector's weights have changed since they were folded; what was kept is dropped.")
-        self.unfold()
-        return False
 
     def train(self, mode: bool = True):
         """As `nn.Module.train`; what is kept of the weights is for inference and dropped."""

@@ -99,7 +99,7 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         finer = F.interpolate(full_precision(features), size=(height, width), mode="bicubic", align_corners=False)
         mixed = torch.zeros_like(finer)
         for tap, neighbour in enumerate(neighbours(finer, self.kernel_size)):
-            mixed = mixed + kernels[:, tap : tap + 1] * neighbour
+            mixed.addcmul_(kernels[:, tap : tap + 1], neighbour)
         return mixed.to(features.dtype)
 
 

@@ -149,11 +149,8 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             if parameter not in used:
                 parameter.requires_grad_(False)
 
-    def run_tower(self, views: torch.Tensor, every_state: bool = False, **kwargs) -> list[torch.Tensor]:
-        """The hidden state of the tower that is read, or all from the embeddings up to it: each (v, prefix + n, c)."""
-        state = embed_views(self.vision_tower, views)
-        if hasattr(self.vision_tower, "pre_layrnorm"):
-            state = self.vision_tower.pre_layrnorm(state)
+    def run_layers(self, state: torch.Tensor, every_state: bool = False, **kwargs) -> list[torch.Tensor]:
+        """The hidden state of the tower that is read, or all up to it, from the first: each (v, prefix + n, c)."""
         states = [state]
         for layer in tower_layers(self.vision_tower)[: self.num_read_layers]:
             state = layer(state, attention_mask=None, **kwargs)
@@ -163,7 +160,8 @@ class LlavaUhdV2VisionEncoder(nn.Module):
     def encode_views(
         self, views: torch.Tensor, every_state: bool = False, together: bool = False, **kwargs
     ) -> list[torch.Tensor]:
-        """Runs the tower on views of one size, as many at a time as its memory and the device's caches take.
+        """Runs the tower on views of one size: embeddings at once, so that positions are resized only once, and layers
+        on as many views at a time as memory and the device's caches take.
 
         Args:
             views: (v, 3, patch * h, patch * w), normalised.
@@ -174,13 +172,13 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         Returns:
             The hidden states without class token, each (v, h * w, c).
         """
-        prefix = num_prefix_tokens(self.vision_tower)
-        patches = views.shape[-2] * views.shape[-1] // self.patch_size**2
-        itemsize = self.vision_tower.dtype.itemsize
-        count = views_at_a_time(self.vision_tower.config, patches, itemsize, views.device.type)
-        chunks = [
-            self.run_tower(chunk, every_state, **kwargs) for chunk in views.split(len(views) if together else count)
-        ]
+        tower, prefix = self.vision_tower, num_prefix_tokens(self.vision_tower)
+        state = embed_views(tower, views)
+        if hasattr(tower, "pre_layrnorm"):
+            state = tower.pre_layrnorm(state)
+        patches = state.shape[1] - prefix
+        count = len(views) if together else views_at_a_time(tower.config, patches, state.itemsize, views.device.type)
+        chunks = [self.run_layers(chunk, every_state, **kwargs) for chunk in state.split(count)]
         return [torch.cat(states)[:, prefix:] for states in zip(*chunks, strict=True)]
 
     def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,132 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Models whose projector is adapted, merged or quantised by other libraries: always the numbers of the plain order."""
+
+import copy
+from functools import partial
+from unittest.mock import patch
+
+import pytest
+import torch
+from conftest import set_fixed_weights
+from peft import LoraConfig, get_peft_model
+from transformers import BitsAndBytesConfig, TorchAoConfig
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
+from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
+
+
+PLAN = SlicePlan((1, 2), (56, 70), (42, 70))
+ADAPTED = r".*(language_model.*[qv]_proj|window_attention\.(key|value|output)|level_projections\.\d|fixups\.\d)"
+
+
+@pytest.fixture(autouse=True)
+def reorder_always():
+    """Toy sizes too."""
+    with patch.object(projector_module, "reordering_pays", lambda *_: True):
+        yield
+
+
+@pytest.fixture
+def model():
+    """Layers wide enough to be quantised."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = LlavaUhdV2Config(
+        vision_config={"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, **sizes},
+        text_config={"model_type": "llama", "vocab_size": 320, "num_key_value_heads": 2, **sizes, "hidden_size": 128},
+        projector_config={"query_grid": [3, 3], "num_attention_heads": 2},
+        image_token_id=300,
+    )
+    model = LlavaUhdV2ForConditionalGeneration(config).eval()
+    set_fixed_weights(model)
+    return model
+
+
+def projector_of(model):
+    [projector] = [module for module in model.modules() if type(module) is projector_module.LlavaUhdV2Projector]
+    return projector
+
+
+@torch.no_grad()
+def image_tokens(model, **options):
+    """Tokens of an image of three views, and how often the other order ran."""
+    projector, calls = projector_of(model), []
+    torch.manual_seed(1)
+    pixels = torch.randn(1, PLAN.num_patches(14), 3 * 14 * 14)
+    sizes = torch.tensor([PLAN.to_image_size()])
+    original = projector_module.project_views
+    counted = patch.object(projector_module, "project_views", lambda *args: calls.append(1) or original(*args))
+    call = partial(type(projector).forward, projector, **options)
+    with counted, patch.object(projector, "forward", call):
+        [tokens] = model.get_image_features(pixels, sizes).pooler_output
+    return tokens, len(calls)
+
+
+def assert_equals_plain_order(model, reordered):
+    tokens, calls = image_tokens(model)
+    torch.testing.assert_close(tokens, image_tokens(model, plain=True)[0], rtol=1e-4, atol=1e-4)
+    assert bool(calls) == reordered
+    return tokens
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_adapters_merged_unmerged_and_unloaded(model, folded):
+    if folded:
+        model.fold_projector()
+    before = assert_equals_plain_order(model, reordered=True)
+    adapted = get_peft_model(model, LoraConfig(target_modules=ADAPTED, r=2, init_lora_weights=False)).eval()
+    changed = assert_equals_plain_order(adapted, reordered=False)
+    assert (changed - before).abs().max() > 0.01
+
+    adapted.merge_adapter()
+    torch.testing.assert_close(assert_equals_plain_order(adapted, reordered=False), changed, rtol=1e-3, atol=1e-3)
+    adapted.unmerge_adapter()
+    torch.testing.assert_close(assert_equals_plain_order(adapted, reordered=False), changed, rtol=1e-3, atol=1e-3)
+    with adapted.disable_adapter():
+        torch.testing.assert_close(assert_equals_plain_order(adapted, False), before, rtol=1e-3, atol=1e-3)
+
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(assert_equals_plain_order(merged, reordered=True), changed, rtol=1e-3, atol=1e-3)
+    merged.fold_projector()
+    torch.testing.assert_close(assert_equals_plain_order(merged, reordered=True), changed, rtol=1e-3, atol=1e-3)
+
+
+def test_a_projector_in_modules_to_save_is_the_trained_one(model):
+    """PEFT puts the trained copy beside the original."""
+    config = LoraConfig(target_modules=r".*language_model.*q_proj", modules_to_save=["projector"])
+    adapted = get_peft_model(copy.deepcopy(model), config).eval()
+    wrapper = next(module for module in adapted.modules() if hasattr(module, "modules_to_save"))
+    trained = wrapper.modules_to_save["default"]
+    trained.window_attention.value.weight.data += 0.1
+    model.model.visual.projector.load_state_dict(trained.state_dict())
+    pixels, sizes = torch.randn(1, PLAN.num_patches(14), 588), torch.tensor([PLAN.to_image_size()])
+    with torch.no_grad():
+        [got] = adapted.get_image_features(pixels, sizes).pooler_output
+        [expected] = model.get_image_features(pixels, sizes).pooler_output
+    torch.testing.assert_close(got, expected)
+
+
+def int8_by_torchao():
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [partial(BitsAndBytesConfig, load_in_8bit=True), partial(BitsAndBytesConfig, load_in_4bit=True), int8_by_torchao],
+    ids=["bitsandbytes int8", "bitsandbytes nf4", "torchao int8"],
+)
+def test_quantised_layers_are_called(model, tmp_path, quantisation):
+    before = image_tokens(model)[0]
+    model.save_pretrained(tmp_path)
+    quantised = LlavaUhdV2ForConditionalGeneration.from_pretrained(
+        tmp_path, quantization_config=quantisation(), device_map="cpu"
+    ).eval()
+    value = projector_of(quantised).window_attention.value
+    assert type(value) is not torch.nn.Linear or type(value.weight) is not torch.nn.Parameter
+    tokens = assert_equals_plain_order(quantised, reordered=False)
+    error = (tokens - before).square().mean().sqrt() / before.square().mean().sqrt()
+    assert 0 < error < 0.5
+    with pytest.raises(ValueError, match="can't be folded: wrapped by LoRA, quantised"):
+        quantised.fold_projector()
