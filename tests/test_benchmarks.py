@@ -71,7 +71,17 @@ def test_generation(tmp_path):
 
 
 def test_projector(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/projector.py", "--tiny", "--views", "2", "--threads", "1"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks/projector.py",
+        "--tiny",
+        "--views",
+        "2",
+        "--threads",
+        "1",
+        "--repeats",
+        "1",
+    ]
     subprocess.run([*command, "--json", tmp_path / "out.json"], check=True, capture_output=True)
     figures = json.loads((tmp_path / "out.json").read_text())
     for name in ("plain_share", "vit_share_warm", "vit_share_cold", "forward_ratio_warm", "forward_ratio_cold"):

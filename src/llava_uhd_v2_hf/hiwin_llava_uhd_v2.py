@@ -156,7 +156,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
     def forward(self, pyramids: Iterable[list[torch.Tensor]], sets_apart: bool = True) -> torch.Tensor:
         """
         Args:
-            pyramids: one or several, each of some of the views: levels 0 to the highest one used, (v, c, 2^l h, 2^l w).
+            pyramids: each of some of the views: levels 0 to the highest one used, (v, c, 2^l h, 2^l w).
             sets_apart: whether each query set projects keys and values anew, as in the released code.
 
         Returns:
