@@ -12,12 +12,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from recorded_formats import BYTE_LEVEL, FORMATS, SENTENCEPIECE, build_processor, collapse
 from sentencepiece import SentencePieceProcessor
 from transformers import AddedToken, AutoTokenizer
 
 from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import (
-    PLAIN_TEMPLATE,
-    QWEN_CHATML_TEMPLATE,
     VICUNA_V1_TEMPLATE,
 )
 from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
@@ -25,14 +24,6 @@ from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcess
 from llava_uhd_v2_hf.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
-SENTENCEPIECE, BYTE_LEVEL = "sentencepiece_llama_like", "byte_level_qwen_like"
-# recorded training format -> tokenizer, what follows an image, chat template
-FORMATS = {
-    "v1": (SENTENCEPIECE, " ", VICUNA_V1_TEMPLATE),
-    "qwen_1_5": (BYTE_LEVEL, "", QWEN_CHATML_TEMPLATE),
-    "plain": (SENTENCEPIECE, " ", PLAIN_TEMPLATE),
-    "plain_with_byte_level_tokenizer": (BYTE_LEVEL, "", PLAIN_TEMPLATE),
-}
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -45,12 +36,8 @@ def prompts(reference):
 def processors(request, reference, tmp_path_factory):
     """A processor for every recorded format, as built and as loaded again from its files."""
     built = {}
-    for name, (tokenizer_name, image_suffix, template) in FORMATS.items():
-        tokenizer = AutoTokenizer.from_pretrained(reference / "tokenizers" / tokenizer_name, padding_side="left")
-        tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
-        processor = LlavaUhdV2Processor(
-            LlavaUhdV2ImageProcessor(), tokenizer, image_suffix=image_suffix, chat_template=template
-        )
+    for name in FORMATS:
+        processor = build_processor(reference, name)
         if request.param == "reloaded":
             folder = tmp_path_factory.mktemp(name)
             processor.save_pretrained(folder)
@@ -83,16 +70,6 @@ def as_list_content(conversation, image):
             content.append({"type": "image", "image": image})
         messages.append({**message, "content": content})
     return messages
-
-
-def collapse(processor, ids):
-    """Runs of image tokens become one -200, the released code's mark; returns ids and the positions kept."""
-    kept = [
-        position
-        for position, token in enumerate(ids)
-        if token != processor.image_token_id or position == 0 or ids[position - 1] != token
-    ]
-    return [-200 if ids[position] == processor.image_token_id else ids[position] for position in kept], kept
 
 
 def recorded_cases(prompts, *formats):

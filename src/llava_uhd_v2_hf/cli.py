@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The `llava-uhd-v2` command. Its sub-commands parse their arguments, make one call and turn errors into one line."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -203,6 +204,53 @@ def vdim(recipe: RecipeName, settings: Settings = None) -> None:
         typer.echo(f"Saved: {path}")
 
 
+data = typer.Typer(no_args_is_help=True, help="Look at the data of a training.")
+app.add_typer(data, name="data")
+
+
+@data.command()
+def check(
+    source: Annotated[
+        str, typer.Argument(help=".json, .jsonl, .parquet or mixture file, folder, or data set of the Hub.")
+    ],
+    images: Annotated[
+        str | None, typer.Option(help="Folder that the names of images are relative to.", show_default="the source's")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a data set.")] = "train",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of a checkpoint, to count tokens with.", show_default="no counts"),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest sample, in tokens.", show_default="the model's own")
+    ] = None,
+    max_slices: MaxSlices = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 for one alone.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there too, as JSON.", show_default=False)
+    ] = None,
+) -> None:
+    """Read every sample and image once; exit with 1 if something would stop a training."""
+    with errors_in_one_line():
+        from .training.data_check import check_data
+        from .training.data_recipe import ConversationData
+
+        processor = None
+        if model is not None:
+            check_checkpoint(model)
+            processor = AutoProcessor.from_pretrained(model)
+        settings = ConversationData(
+            source=source, images=images, split=split, max_length=max_length, max_slices=max_slices
+        )
+        report = check_data(settings, processor, num_workers=workers)
+        if json_file is not None:
+            json_file.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for line in report.describe():
+            typer.echo(line)
+    if report.stops:
+        raise typer.Exit(1)
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Prints the first line of an expected error to stderr and exits with code 1."""
@@ -213,11 +261,19 @@ def errors_in_one_line() -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed; training needs: pip install 'llava-uhd-v2-hf[train]'"
     except (OSError, ValueError) as error:
-        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = one_line(error)
     else:
         return
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(1)
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message; the last, where a data loader's worker put its traceback before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "in DataLoader worker process" in lines[0]:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return lines[0]
 
 
 def check_checkpoint(model: str) -> None:

@@ -209,6 +209,7 @@ def main() -> None:
     cut_whole_model(source)
     for name in KEYS:
         (HERE / name).write_text(json.dumps(read_json(source / name), separators=(",", ":")) + "\n")
+    copy(source, "pre_resize.jsonl")
     copy(source, "prompts.json")
     copy(source, "tokenizers")
     for path in HERE.rglob("*"):

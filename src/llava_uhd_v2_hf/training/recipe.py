@@ -52,7 +52,7 @@ def read_recipe(kind: type[Recipe], source: str, overrides: Sequence[str] = (), 
         ValueError: if there is no such recipe, it is no YAML, or a key is unknown or has a value that can't be used;
             the message names it.
     """
-    values = _parse_yaml(_read_source(source, stage), source)
+    values = parse_yaml(_read_source(source, stage), source)
     if not isinstance(values, dict):
         raise ValueError(f"The recipe {source} must be `key: value` lines, but is a {type(values).__name__}.")
     for override in overrides:
@@ -104,7 +104,7 @@ def _read_source(source: str, stage: str) -> str:
         raise ValueError(f"The recipe {source} is no text in UTF-8: {error}.") from error
 
 
-def _parse_yaml(text: str, name: str) -> Any:
+def parse_yaml(text: str, name: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -120,7 +120,7 @@ def _set_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ValueError(f"`{key}` can't be set: `{section}` is no section of the recipe.")
-    values[last] = _parse_yaml(text, f"The value of `{key}`")
+    values[last] = parse_yaml(text, f"The value of `{key}`")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> Any:
