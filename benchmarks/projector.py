@@ -292,7 +292,7 @@ def in_megabytes(numbers: dict[str, float]) -> dict[str, float]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--views", type=int, default=7)
-    parser.add_argument("--train-views", type=int, default=1, help="views of a training step")
+    parser.add_argument("--train-views", type=int, default=2, help="views of a training step")
     parser.add_argument("--levels", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, default=2)

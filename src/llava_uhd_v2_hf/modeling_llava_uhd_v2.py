@@ -299,8 +299,9 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         else:
             self._refuse_image_tokens(input_ids)
-            is_first_call = cache is None or cache.get_seq_length() == 0
-            if is_first_call and (self.training or torch.distributed.is_initialized()):
+            # last the length of a static cache, on which compiled code can't branch
+            is_sharded_or_trained = self.training or torch.distributed.is_initialized()
+            if is_sharded_or_trained and (cache is None or cache.get_seq_length() == 0):
                 inputs_embeds = self._touch_vision(inputs_embeds)
 
         outputs = self.language_model(
