@@ -32,4 +32,6 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+# apart: where it is installed, transformers imports it every time, and it says what it can't load
+	$(BIN)/pip install --quiet --no-deps --target .venv/torchao torchao
 	touch $@

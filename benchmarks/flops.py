@@ -71,6 +71,12 @@ def build_config(llm: str) -> LlavaUhdV2Config:
     )
 
 
+def build_projector(llm: str) -> LlavaUhdV2Projector:
+    """The projector of [`build_config`], without data."""
+    with torch.device("meta"):
+        return LlavaUhdV2Projector(build_config(llm)).eval().requires_grad_(False)
+
+
 def count(run: Callable[[], Any]) -> tuple[int, dict[str, int]]:
     """FLOPs of a call, and of every module in it by its name, such as "LlavaUhdV2Projector.upsampler"."""
     # there is no autocast on the meta device, where tensors have no data
@@ -118,6 +124,27 @@ def count_parts(config: LlavaUhdV2Config, plan: SlicePlan, text_tokens: int) -> 
     arguments = {"inputs_embeds": prompt, "attention_mask": mask, "use_cache": False, "logits_to_keep": 1}
     parts["text"] = count(lambda: model(**arguments))[0]
     return parts
+
+
+def count_view(projector: LlavaUhdV2Projector, views: int) -> dict[str, float]:
+    """FLOPs of the projector a view of 24x24 patches, in a call with so many views.
+
+    Args:
+        projector: on the meta device, without gradients.
+        views: of the call.
+
+    Returns:
+        "plain"; "cold": as it runs, products of the weights included; "warm": with these made beforehand.
+    """
+    channels, patch_size = projector.window_attention.num_channels, 14
+    maps = [torch.empty(views, channels, 24, 24, device="meta")]
+    pixels = [torch.empty(views, 3, 24 * patch_size, 24 * patch_size, device="meta")]
+    with patch.object(LlavaUhdV2Projector, "can_reorder", return_value=True):
+        count(lambda: projector(maps, pixels))  # makes tables that are kept
+        cold = count(lambda: projector(maps, pixels))[0]
+        products = count(lambda: projector.multiply_weights([9] * views))[0]
+    plain = count(lambda: projector(maps, pixels, plain=True))[0]
+    return {"plain": plain / views, "cold": cold / views, "warm": (cold - products) / views}
 
 
 def split_projector(total: int, modules: dict[str, int]) -> dict[str, int]:
@@ -179,11 +206,18 @@ def main(
     llms = TEXT_CONFIGS if llm == "all" else [llm]
     counted = {name: count_parts(build_config(name), plan, text_tokens) for name in llms}
     side_by_side.print_table(rows_of(counted, (height, width)), f"{height}x{width}, {plan.num_slices} slices")
+    views = {name: count_view(build_projector(name), plan.num_slices + 1) for name in llms}
+    names = {"plain": "plain order", "cold": "as it runs", "warm": "with weights multiplied beforehand"}
+    rows = [
+        {"GFLOPs": label} | {llm: figures[side] / 1e9 for llm, figures in views.items()}
+        for side, label in names.items()
+    ]
+    side_by_side.print_table(rows, f"the projector, a view of 24x24 patches in a call with {plan.num_slices + 1}")
     if json is not None:
         side_by_side.write_json(
             json,
             {"height": height, "width": width, "plan": plan.to_image_size(), "text_tokens": text_tokens}
-            | {"flops": counted},
+            | {"flops": counted, "flops_a_view": views},
         )
 
 

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flops
 import torch
 from side_by_side import (
     Stopwatch,
@@ -32,7 +33,6 @@ from side_by_side import (
     time_once,
     write_json,
 )
-from torch.utils.flop_counter import FlopCounterMode
 from vision_memory import DEVICE, read_status
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
@@ -93,26 +93,13 @@ def run_tower(encoder: LlavaUhdV2VisionEncoder, pixels: torch.Tensor, batch: int
         encoder.encode_views(part, together=True)
 
 
-def count_flops(run: Callable[[], None]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / 1e9
-
-
-def count_parts(arguments: argparse.Namespace) -> dict[str, float]:
+def count_gigaflops(arguments: argparse.Namespace) -> dict[str, float]:
     """GFLOP of a view of 24x24 patches, counted without computing; folding is shared by the views of a call."""
-    encoder = build(LlavaUhdV2VisionEncoder, arguments, "meta")
-    projector, count = encoder.projector, arguments.views
-    views = tuple([tensor.to("meta") for tensor in part] for part in make_views(projector, count))
-    projector.requires_grad_(False)
-    products = count_flops(lambda: projector.multiply_weights([9] * count))
-    cold = count_flops(lambda: projector(*views))
-    return {
-        "tower": count_flops(partial(run_tower, encoder, views[1][0], count)) / count,
-        "plain": count_flops(lambda: projector(*views, plain=True)) / count,
-        "cold": cold / count,
-        "warm": (cold - products) / count,
-    }
+    encoder = build(LlavaUhdV2VisionEncoder, arguments, "meta").requires_grad_(False)
+    pixels = torch.empty(1, 3, 336, 336, device="meta", dtype=getattr(torch, arguments.dtype))
+    tower = flops.count(partial(run_tower, encoder, pixels, 1))[0]
+    figures = {"tower": tower} | flops.count_view(encoder.projector, arguments.views)
+    return {side: number / 1e9 for side, number in figures.items()}
 
 
 class Sides:
@@ -236,7 +223,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "levels": arguments.levels,
         "tower_batch": sides.tower_batch,
         "plain_batch": sides.plain_batch,
-        "gigaflops_a_view": count_parts(arguments),
+        "gigaflops_a_view": count_gigaflops(arguments),
         "seconds": {side: spread(values) for side, values in seconds.items()},
         "part_seconds": {
             side: {label: spread([seconds[label] for seconds in runs[1:]]) for label in runs[0]}

@@ -47,6 +47,9 @@ def test_image_processing(tmp_path):
 def test_flops(tmp_path):
     output = run("flops", "--height", 336, "--width", 336, "--llm", "vicuna-7b", "--json", tmp_path / "out.json")
     parts = json.loads((tmp_path / "out.json").read_text())["flops"]["vicuna-7b"]
+    view = json.loads((tmp_path / "out.json").read_text())["flops_a_view"]["vicuna-7b"]
+    assert parts["plain"] == pytest.approx(view["plain"]) and parts["projector"] == pytest.approx(view["cold"])
+    assert view["plain"] == pytest.approx(1230e9, rel=0.05) and view["warm"] < 100e9
     assert 0.36e12 < parts["tower"] < 0.38e12  # ViT-L on 577 tokens, without its last layer
     assert parts["plain"] > 5 * parts["projector"]
     assert "projector as it runs" in output

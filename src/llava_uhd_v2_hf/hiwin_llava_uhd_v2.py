@@ -122,7 +122,8 @@ class LlavaUhdV2WindowAttention(nn.Module):
         pooling_grid = choose_pooling_grid(*pyramid[0].shape[-2:], self.pooling_grids)
         keys, values = [], []
         for level, offset in zip(self.levels, offsets, strict=True):
-            value = self.norm_features(self.level_projections[str(level)](pyramid[level].permute(0, 2, 3, 1)))
+            pixels = self.level_projections[str(level)](pyramid[level].flatten(2).mT)
+            value = self.norm_features(pixels).unflatten(1, offset.shape[:2])
             keys.append(pool_windows(value + offset, self.query_grid, pooling_grid))
             values.append(pool_windows(value, self.query_grid, pooling_grid))
         return torch.cat(keys, dim=2), torch.cat(values, dim=2)
@@ -142,16 +143,18 @@ class LlavaUhdV2WindowAttention(nn.Module):
         def split_heads(states: torch.Tensor) -> torch.Tensor:
             return states.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
+        views = len(keys)
         attended = F.scaled_dot_product_attention(
-            split_heads(query.transpose(0, 1)).expand(keys.shape[0], -1, -1, -1, -1),
-            split_heads(self.key(keys)),
-            split_heads(self.value(values)),
+            split_heads(query.transpose(0, 1)).expand(views, -1, -1, -1, -1),
+            split_heads(self.key(keys.flatten(0, 1))).unflatten(0, (views, -1)),
+            split_heads(self.value(values.flatten(0, 1))).unflatten(0, (views, -1)),
         )
         return attended.transpose(-2, -3).flatten(-2)
 
     def combine(self, attended: torch.Tensor) -> torch.Tensor:
         """Output projection, and the sets mixed into one token a window: (v, q, s, d) -> (v, q, d)."""
-        return self.projection(self.norm_output(self.mix(self.norm_attention(self.output(attended)).flatten(2))))
+        sets = self.norm_attention(self.output(attended.flatten(0, 1)))
+        return self.projection(self.norm_output(self.mix(sets.flatten(1).unflatten(0, attended.shape[:2]))))
 
     def forward(self, pyramids: Iterable[list[torch.Tensor]], sets_apart: bool = True) -> torch.Tensor:
         """

@@ -122,7 +122,8 @@ class LlavaUhdV2Upsampler(nn.Module):
         """Adds a tenth of a linear map of the channels, where the level has one: (v, c, h, w) -> (v, c, h, w)."""
         if str(level) not in self.fixups:
             return features
-        correction = self.fixups[str(level)](self.dropout(features).movedim(1, -1)).movedim(-1, 1)
+        pixels = self.dropout(features).flatten(2).mT  # quantised layers take three dimensions at most
+        correction = self.fixups[str(level)](pixels).mT.unflatten(2, features.shape[-2:])
         return features + RESIDUAL_SCALE * correction
 
     def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:
