@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, STRIP_BYTES
+from .fast_projector_llava_uhd_v2 import BAND_BYTES, CHUNK_BYTES, HEAD_GROUPS, STRIP_BYTES
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 from .vision_llava_uhd_v2 import views_at_a_time, wide_layer_size
 
@@ -59,19 +59,19 @@ def estimate_vision_bytes(views: Mapping[tuple[int, int], int], config: LlavaUhd
     tower *= largest * (5 * channels + wide_layer_size(config.vision_config)) * itemsize
     # for all views: pixels, features and tokens
     kept = total * (3 * patch_size**2 + channels) * itemsize + sum(views.values()) * queries * width * itemsize
-    # products of the weights: the levels' projections and Gram matrices, queries, fixed scores, keys and values
+    # products of the weights: Gram matrices, queries, fixed keys, and what stands for keys and values
     rows = queries * projector.num_query_sets
-    weights = levels * channels * (width + channels) * 4 + rows * width * 4
-    weights += rows * projector.num_attention_heads * queries * 4
+    weights = levels * channels**2 * 4 + (rows + queries) * width * 4
     weights += max(width, levels * channels) * width * (4 + itemsize)
-    # a chunk of views: pooled features in float32, and the answers of all windows on their way out
+    # a chunk of views: pooled features in float32, and answers on their way out
     cells = max(pool_rows * pool_columns for pool_rows, pool_columns in projector.pooling_grids)
     pooled = queries * levels * cells * channels * 4
     chunk = min(count, max(CHUNK_BYTES // pooled, 1))
-    answers = 4 * chunk * rows * width * itemsize
-    # the operator of the top level, or what a strip of windows holds: absorbed queries, mixtures and copies
-    working = max(3 * 4**top * largest**2 * 4, 4 * STRIP_BYTES)
-    return max(tower, kept + weights + 2 * chunk * pooled + answers + working)
+    answers = 3 * chunk * rows * width * 4
+    # bands of the top level's operator and the whole one of the level below, or heads of a strip of windows
+    operator = 4 ** max(top - 1, 0) * largest**2 * 4
+    working = max(2 * operator + 8 * BAND_BYTES, 4 * STRIP_BYTES // HEAD_GROUPS)
+    return max(tower, kept + weights + chunk * pooled + answers + working)
 
 
 def cache_bytes_per_token(config: LlavaUhdV2Config, dtype: torch.dtype) -> int:
