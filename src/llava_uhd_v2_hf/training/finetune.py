@@ -1,0 +1,251 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Stages 1 and 2 (paper 4.1): pre-training of the window attention, and fine-tuning, on transformers' `Trainer`."""
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel, prepare_model_for_kbit_training
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import AutoProcessor, PreTrainedModel, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
+from ..checkpoint import check_checkpoint
+from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .adapters import add_adapter, base_of, go_on_from, half_dtype, is_adapter, quantization_config
+from .answers import HeldOutAnswers
+from .collation import ConversationCollator
+from .conversation_data import ConversationDataset
+from .conversation_stream import ConversationStream
+from .curves import CURVES_NAME, save_curves
+from .disk_space import DiskSpace
+from .finetune_card import write_card
+from .finetune_recipe import FinetuneRecipe
+from .finetune_trainer import FinetuneTrainer
+from .lengths import measure_lengths
+from .parts import PartPlan, apply_plan, describe_plan, plan_parts
+from .result_folder import replaced_files, stored_dtype, write_model
+from .runs import check_same_recipe, last_checkpoint, recipe_values, share_batch, trained_steps, write_recipe
+
+
+logger = logging.get_logger(__name__)
+
+Stage = Literal["pretrain", "sft"]
+# what a training that goes on must have as before
+SAME = ("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data")
+SAME += tuple(
+    f"training.{name}"
+    for name in (
+        "learning_rate",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "max_steps",
+        "num_train_epochs",
+        "optim",
+        "seed",
+        "train_sampling_strategy",
+        "warmup_steps",
+        "weight_decay",
+    )
+)
+CURVES = ("loss", "grad_norm", "learning_rate", "eval_exact_match")
+
+
+def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
+    """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
+
+    Raises:
+        ValueError: if the batch can't be divided among the processes.
+    """
+    args = recipe.training
+    share_batch(args, recipe.batch_size)
+    if recipe.data.streaming:
+        args.ignore_data_skip = True  # the stream begins where it stopped
+    if args.gradient_checkpointing_kwargs is None:
+        args.gradient_checkpointing_kwargs = {"use_reentrant": False}  # for frozen parts before trained ones
+    return args
+
+
+def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: TrainingArguments) -> nn.Module:
+    """The model with gradients for what is trained, whose weights are in float32 also under mixed precision.
+
+    Raises:
+        OSError, ValueError: if it is not there, is another kind of model, or doesn't fit the recipe.
+    """
+    goes_on = is_adapter(recipe.model)
+    base = base_of(recipe.model) if goes_on else recipe.model
+    check_checkpoint(base)
+    quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
+    model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
+        base, dtype=torch.float32, quantization_config=quantization
+    )
+    cast_frozen_parts(model, plan, recipe, args)
+    if not recipe.upsampler_dropout and "upsampler" not in plan:
+        switch_dropout_off(model.model.visual.projector.upsampler)
+    if quantization is not None:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if goes_on:
+        model = go_on_from(model, recipe.model, recipe.lora)
+    elif recipe.lora is not None:
+        model = add_adapter(model, recipe.lora, plan)
+    apply_plan(model, plan)
+    return model
+
+
+def cast_frozen_parts(
+    model: PreTrainedModel, plan: dict[str, PartPlan], recipe: FinetuneRecipe, args: TrainingArguments
+) -> None:
+    """Keeps tower and text model in half precision where mixed precision computes in it and they are not trained."""
+    if recipe.quantization is not None:
+        return
+    if "vision_tower" not in plan:
+        model.model.visual.vision_tower.to(half_dtype(args))
+    if "language_model" not in plan or recipe.lora is not None or is_adapter(recipe.model):
+        model.model.language_model.to(half_dtype(args))
+        model.lm_head.to(half_dtype(args))
+
+
+def switch_dropout_off(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Dropout2d):
+            child.p = 0.0
+
+
+def load_processors(recipe: FinetuneRecipe) -> tuple[LlavaUhdV2Processor, LlavaUhdV2Processor]:
+    """The model's processor, and that of the training, which may have another chat template."""
+    processor = AutoProcessor.from_pretrained(recipe.model)
+    training = copy.deepcopy(processor)
+    if recipe.chat_template == "plain":
+        training.chat_template = PLAIN_TEMPLATE
+    return processor, training
+
+
+def open_data(recipe: FinetuneRecipe, args: TrainingArguments, checkpoint: Path | None) -> Any:
+    """The samples of the training; a stream begins behind those before the checkpoint."""
+    if not recipe.data.streaming:
+        return ConversationDataset(recipe.data, args.seed)
+    batches = trained_steps(checkpoint) * args.gradient_accumulation_steps if checkpoint is not None else 0
+    return ConversationStream(
+        recipe.data,
+        args.seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+        num_workers=args.dataloader_num_workers,
+        start_batch=batches,
+        batch_size=args.per_device_train_batch_size,
+    )
+
+
+def open_held_out(
+    recipe: FinetuneRecipe, args: TrainingArguments, processor: LlavaUhdV2Processor
+) -> HeldOutAnswers | None:
+    if recipe.evaluation is None:
+        return None
+    return HeldOutAnswers(
+        ConversationDataset(recipe.evaluation.data, args.seed),
+        processor,
+        batch_size=args.per_device_eval_batch_size,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+        max_slices=recipe.evaluation.data.max_slices,
+        samples=recipe.evaluation.samples,
+    )
+
+
+def build_trainer(
+    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Dataset
+) -> FinetuneTrainer:
+    """
+    Args:
+        recipe: of the stage.
+        stage: checkpoints of `"pretrain"` hold what is trained and nothing else.
+        args: of [`prepare_arguments`].
+        plan: of [`plan_parts`].
+        dataset: of [`open_data`].
+
+    Raises:
+        OSError, ValueError: if the model, its processor or held-out samples can't be used.
+    """
+    processor, of_training = load_processors(recipe)
+    data = recipe.data
+    collator = ConversationCollator(
+        of_training,
+        max_length=data.max_length,
+        max_slices=data.max_slices,
+        label_rule=data.label_rule,
+        unsupervised=data.unsupervised,
+        cut_images=data.cut_images,
+    )
+    lengths = None
+    if args.train_sampling_strategy == "group_by_length" and isinstance(dataset, ConversationDataset):
+        lengths = measure_lengths(dataset, of_training, num_workers=args.dataloader_num_workers)
+    held_out = open_held_out(recipe, args, of_training)
+    return FinetuneTrainer(
+        load_model(recipe, plan, args),
+        args,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[DiskSpace()],
+        plan=plan,
+        processor=processor,
+        partial=stage == "pretrain",
+        lengths=lengths,
+        held_out=held_out,
+    )
+
+
+def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, stage: Stage) -> None:
+    """Writes the model, or the adapter, with its card and curves; to be called by every process."""
+    accelerator, state = trainer.accelerator, None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state = accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.args.should_save:
+        return
+    model, history = accelerator.unwrap_model(trainer.model), trainer.state.log_history
+    if isinstance(model, PeftModel):
+        with replaced_files(folder, ADAPTER_CONFIG_NAME) as staged:
+            model.save_pretrained(staged, state_dict=state)
+            trainer.processor.save_pretrained(staged)
+    else:
+        model._keys_to_ignore_on_save = None
+        vars(model.config).pop("use_cache", None)  # Trainer's
+        write_model(folder, model, trainer.processor, stored_dtype(recipe.model), state)
+    names = [name for name in CURVES if any(name in entry for entry in history)]
+    save_curves(history, names or ["loss"], folder / CURVES_NAME)
+    write_card(folder, trainer, recipe, stage)
+
+
+def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
+    """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
+
+    Returns:
+        The folder with the model, or with the adapter. It also has README.md, recipe.yaml, losses.png and the last
+        checkpoints.
+
+    Raises:
+        OSError, ValueError: if model, data or recipe can't be used.
+    """
+    values, args = recipe_values(recipe), prepare_arguments(recipe)
+    plan = plan_parts(recipe.parts, stage, args)
+    folder = Path(args.output_dir)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        check_same_recipe(folder, values, SAME)
+        logger.warning(f"Going on from {checkpoint}.")
+
+    set_seed(args.seed)
+    dataset = open_data(recipe, args, checkpoint)
+    trainer = build_trainer(recipe, stage, args, plan, dataset)
+    if args.should_save:
+        print(describe_plan(trainer.model, plan))
+        write_recipe(folder, values)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_result(folder, trainer, recipe, stage)
+    return folder
+
+
+__all__ = ["finetune"]
