@@ -215,15 +215,22 @@ def test_pre_training_changes_the_window_attention_alone(pretrained, checkpoint)
 def test_checkpoints_of_pre_training_hold_what_is_trained(pretrained):
     names = load_file(pretrained / "checkpoint-3/model.safetensors").keys()
     assert {part_of(name) for name in names} == TRAINED_IN_PRETRAIN
-    with pytest.raises(OSError):  # it is no model
+    with pytest.raises(ValueError, match="Unrecognized model"):
         AutoModelForImageTextToText.from_pretrained(pretrained / "checkpoint-3")
+
+
+def without_dtypes(values):
+    """Loading a model writes its dtype into every sub-configuration."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_dtypes(value) for key, value in values.items() if key != "dtype"}
 
 
 def test_the_result_is_a_complete_checkpoint(pretrained, checkpoint):
     processor = AutoProcessor.from_pretrained(pretrained)
     assert processor.chat_template == AutoProcessor.from_pretrained(checkpoint).chat_template  # not the plain one
     for name in ("config.json", "generation_config.json"):
-        ours, theirs = (json.loads((folder / name).read_text()) for folder in (pretrained, checkpoint))
+        ours, theirs = (without_dtypes(json.loads((folder / name).read_text())) for folder in (pretrained, checkpoint))
         assert ours == theirs
     files = {path.name for path in pretrained.iterdir()}
     assert {"README.md", "recipe.yaml", "losses.png", "runs", "model.safetensors"} <= files
@@ -316,7 +323,8 @@ def test_steps_of_dropped_samples_have_no_loss(checkpoint, samples, tmp_path):
     more = ["data.max_length=8", "data.cut_images=drop", "training.save_steps=3"]
     output = train("sft", checkpoint, samples, tmp_path / "out", *more)
     assert logged(output, 3) == {1: 0, 2: 0, 3: 0}
-    assert logged(output, 3, "dropped_cut_images") == {1: 8, 2: 16, 3: 24}
+    counts = logged(output, 3, "dropped_cut_images")  # a batch is read ahead
+    assert all(8 * step <= counts[step] <= 8 * (step + 1) for step in (1, 2, 3))
     before, after = load(checkpoint).state_dict(), load(output).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -355,8 +363,8 @@ def test_exact_match_is_logged_while_it_trains(checkpoint, samples, tmp_path):
     more = [f"evaluation.data.source={samples}", "evaluation.max_new_tokens=4", "evaluation.samples=6"]
     more += ["training.eval_strategy=steps", "training.eval_steps=2", "training.per_device_eval_batch_size=4"]
     output = train("sft", checkpoint, samples, tmp_path / "out", *more, "training.save_steps=3")
-    assert logged(output, 3, "eval_exact_match") == {2: 0}  # three steps teach nothing
-    assert "| exact match on samples.json after step 2 | 0.0000 |" in (output / "README.md").read_text()
+    assert logged(output, 3, "eval_exact_match") == {2: 0, 3: 0}  # three steps teach nothing
+    assert "| exact match on samples.json after step 3 | 0.0000 |" in (output / "README.md").read_text()
 
 
 def test_answers_are_compared_without_case_and_space():
@@ -483,22 +491,25 @@ def test_targets_outside_of_the_text_model_need_their_part(checkpoint, samples, 
         train("sft", checkpoint, samples, tmp_path / "out", "lora.targets=[qkv]")
 
 
-def test_quantisation_needs_bitsandbytes(checkpoint, samples, tmp_path):
-    if importlib.util.find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
+def test_quantisation_needs_bitsandbytes(checkpoint, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs bitsandbytes, which is not installed"):
         train("sft", checkpoint, samples, tmp_path / "out", "lora.r=4", "quantization.type=nf4")
 
 
-def test_quantisation_leaves_tower_projector_and_head_as_they_are(checkpoint, samples, tmp_path):
+def test_quantisation_leaves_tower_projector_and_head_as_they_are(samples, tmp_path):
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    recipe = make_recipe("sft", checkpoint, samples, tmp_path / "out", "lora.r=4", "quantization.type=nf4")
-    model = trainer_of(recipe, "sft").model
-    quantised = {
-        part_of(f"{name}.weight") for name, m in model.named_modules() if type(m) is bitsandbytes.nn.Linear4bit
-    }
+    checkpoint = write_checkpoint(tmp_path / "wide", width=128)  # the narrowest that 4-bit layers run on a CPU
+    more = ["lora.r=4", "quantization.type=nf4", "parts.vision_tower.train=false", "training.save_steps=3"]
+    model = trainer_of(make_recipe("sft", checkpoint, samples, tmp_path / "out", *more), "sft").model
+    layers = [name for name, module in model.named_modules() if type(module) is bitsandbytes.nn.Linear4bit]
     assert {part_of(f"{name}.weight") for name in layers} == {"language_model"}
     assert type(model.get_output_embeddings()) is torch.nn.Linear
+    output = train("sft", checkpoint, samples, tmp_path / "out", *more)
+    losses = logged(output, 3)
+    assert losses[3] < losses[1]
+    merge_adapter(str(output), tmp_path / "merged")
+    assert {tensor.dtype for tensor in load(tmp_path / "merged").state_dict().values()} == {torch.float32}
 
 
 # Bad input
@@ -506,7 +517,7 @@ def test_quantisation_leaves_tower_projector_and_head_as_they_are(checkpoint, sa
 
 def test_what_can_not_be_used_is_named_before_the_first_step(checkpoint, samples, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="`parts.vision_towr.train`; did you mean `parts.vision_tower.train`"):
+    with pytest.raises(ValueError, match="unknown key `parts.vision_towr`; did you mean `parts.vision_tower`"):
         train("sft", checkpoint, samples, out, "parts.vision_towr.train=true")
     records = json.loads(samples.read_text())
     records[2]["image"] = "nowhere.png"

@@ -12,17 +12,17 @@ from huggingface_hub import ModelCard, ModelCardData
 CARD_NAME = "README.md"
 
 
-def render_card(folder: Path, template: str, data: ModelCardData, **values: Any) -> None:
+def render_card(folder: Path, template: str, metadata: ModelCardData, **values: Any) -> None:
     """Writes `folder`/README.md, under a temporary name first.
 
     Args:
         folder: of the result.
         template: name of the file.
-        data: metadata of the card.
+        metadata: at the top of the card.
         values: what the template takes.
     """
     with resources.as_file(resources.files(__package__) / template) as path:
-        card = ModelCard.from_template(data, template_path=str(path), **values)
+        card = ModelCard.from_template(metadata, template_path=str(path), **values)
     unfinished = folder / f".{CARD_NAME}.{os.getpid()}"
     unfinished.write_text(str(card), encoding="utf-8")
     unfinished.replace(folder / CARD_NAME)

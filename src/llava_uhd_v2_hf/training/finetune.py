@@ -66,8 +66,6 @@ def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
     share_batch(args, recipe.batch_size)
     if recipe.data.streaming:
         args.ignore_data_skip = True  # the stream begins where it stopped
-    if args.gradient_checkpointing_kwargs is None:
-        args.gradient_checkpointing_kwargs = {"use_reentrant": False}  # for frozen parts before trained ones
     return args
 
 

@@ -67,6 +67,7 @@ class FinetuneTrainer(Trainer):
             batch_size=self.args.per_device_train_batch_size,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),  # its own, so that after a resume the dropouts are those of a whole training
         )
 
     def _get_train_sampler(self, *args: Any) -> Sampler | None:
