@@ -73,14 +73,12 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     """The model with gradients for what is trained, whose weights are in float32 also under mixed precision.
 
     Raises:
-        OSError, ValueError: if it is not there, is another kind of model, or doesn't fit the recipe.
+        OSError, ValueError: if it is not there or doesn't fit the recipe.
     """
     goes_on = is_adapter(recipe.model)
-    base = base_of(recipe.model) if goes_on else recipe.model
-    check_checkpoint(base)
     quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
     model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
-        base, dtype=torch.float32, quantization_config=quantization
+        base_of(recipe.model) if goes_on else recipe.model, dtype=torch.float32, quantization_config=quantization
     )
     cast_frozen_parts(model, plan, recipe, args)
     if not recipe.upsampler_dropout and "upsampler" not in plan:
@@ -229,6 +227,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
     plan = plan_parts(recipe.parts, stage, args)
+    check_checkpoint(base_of(recipe.model) if is_adapter(recipe.model) else recipe.model)
     folder = Path(args.output_dir)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
