@@ -33,7 +33,7 @@ CHANCE = sum((1 / 6, 1 / 6, 1 / 4, 1 / 6)) / 4
 
 
 def draw_image(source: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
-    """A picture of two by two slices with a small disc in one and a large square in another, and the answers to `QUESTIONS`."""
+    """Two by two slices with a small disc in one and a large square in another, and the answers to `QUESTIONS`."""
     image = Image.new("RGB", (2 * SIZE, 2 * SIZE), (128, 128, 128))
     draw = ImageDraw.Draw(image)
     disc, square = source.sample(list(COLOURS), 2)

@@ -281,9 +281,13 @@ def test_mixed_precision_keeps_what_is_trained_in_full_precision(checkpoint, sam
     model = trainer_of(recipe, "pretrain").model
     dtypes = {(part_of(name), parameter.dtype) for name, parameter in model.named_parameters()}
     half = {("vision_tower", torch.bfloat16), ("language_model", torch.bfloat16)}
-    assert dtypes == half | {
-        (part, torch.float32) for part in ("upsampler", "fixups", "window_attention", "positions")
-    }
+    projector = {"upsampler", "fixups", "window_attention", "positions"}
+    assert dtypes == half | {(part, torch.float32) for part in projector}
+    recipe = make_recipe("sft", checkpoint, samples, tmp_path / "out", "lora.r=2")
+    recipe.training.bf16 = True
+    model = trainer_of(recipe, "sft").model
+    assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
+    assert model.get_output_embeddings().weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
@@ -550,6 +554,9 @@ def test_what_can_not_be_used_is_named_before_the_first_step(checkpoint, samples
         make_recipe("sft", checkpoint, samples, out, "quantization.type=nf4")
     with pytest.raises(ValueError, match="`data.streaming`=true needs `training.max_steps`"):
         make_recipe("sft", checkpoint, samples, out, "data.streaming=true", "training.max_steps=-1")
+    with pytest.raises(ValueError, match="can't be grouped by length; set `training.train_sampling_strategy`=random"):
+        more = ["data.streaming=true", "training.train_sampling_strategy=group_by_length"]
+        make_recipe("sft", checkpoint, samples, out, *more)
     with pytest.raises(ValueError, match="'steps' needs the section `evaluation`"):
         make_recipe("sft", checkpoint, samples, out, "training.eval_strategy=steps", "training.eval_steps=1")
     with pytest.raises(ValueError, match="`parts.language_model.learning_rate` must be at least 0, got -1.0"):

@@ -10,7 +10,7 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoProcessor, PreTrainedModel, TrainingArguments, set_seed
+from transformers import AutoProcessor, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
@@ -28,7 +28,7 @@ from .finetune_card import write_card
 from .finetune_recipe import FinetuneRecipe
 from .finetune_trainer import FinetuneTrainer
 from .lengths import measure_lengths
-from .parts import PartPlan, apply_plan, describe_plan, plan_parts
+from .parts import PartPlan, apply_plan, describe_plan, part_of, plan_parts
 from .result_folder import replaced_files, stored_dtype, write_model
 from .runs import check_same_recipe, last_checkpoint, recipe_values, share_batch, trained_steps, write_recipe
 
@@ -70,7 +70,7 @@ def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
 
 
 def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: TrainingArguments) -> nn.Module:
-    """The model with gradients for what is trained, whose weights are in float32 also under mixed precision.
+    """The model with gradients for what is trained, which is in float32 also under mixed precision.
 
     Raises:
         OSError, ValueError: if it is not there or doesn't fit the recipe.
@@ -80,7 +80,6 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
         base_of(recipe.model) if goes_on else recipe.model, dtype=torch.float32, quantization_config=quantization
     )
-    cast_frozen_parts(model, plan, recipe, args)
     if not recipe.upsampler_dropout and "upsampler" not in plan:
         switch_dropout_off(model.model.visual.projector.upsampler)
     if quantization is not None:
@@ -90,20 +89,16 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     elif recipe.lora is not None:
         model = add_adapter(model, recipe.lora, plan)
     apply_plan(model, plan)
+    if quantization is None:
+        cast_frozen_weights(model, half_dtype(args))
     return model
 
 
-def cast_frozen_parts(
-    model: PreTrainedModel, plan: dict[str, PartPlan], recipe: FinetuneRecipe, args: TrainingArguments
-) -> None:
-    """Keeps tower and text model in half precision where mixed precision computes in it and they are not trained."""
-    if recipe.quantization is not None:
-        return
-    if "vision_tower" not in plan:
-        model.model.visual.vision_tower.to(half_dtype(args))
-    if "language_model" not in plan or recipe.lora is not None or is_adapter(recipe.model):
-        model.model.language_model.to(half_dtype(args))
-        model.lm_head.to(half_dtype(args))
+def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps what is frozen of tower and text model in the precision that it is computed in; the projector is small."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and part_of(name) in ("vision_tower", "language_model"):
+            parameter.data = parameter.data.to(dtype)
 
 
 def switch_dropout_off(module: nn.Module) -> None:

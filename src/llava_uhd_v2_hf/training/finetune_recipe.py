@@ -149,6 +149,10 @@ class FinetuneRecipe:
             raise ValueError(
                 "`data.streaming`=true needs `training.max_steps`: how long a stream is, is not known before its end."
             )
+        if self.data.streaming and self.training.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "`data.streaming`=true can't be grouped by length; set `training.train_sampling_strategy`=random."
+            )
         if self.training.eval_strategy != "no" and self.evaluation is None:
             raise ValueError(
                 f"`training.eval_strategy`='{self.training.eval_strategy.value}' needs the section `evaluation`."
