@@ -18,9 +18,16 @@ import llava_uhd_v2_hf  # noqa: F401
 from llava_uhd_v2_hf.training.collation import ConversationCollator
 from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
 from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.training.finetune import switch_dropout_off
 
 
 STEPS, BATCH = 3, 2
+
+
+def load(checkpoint):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+    switch_dropout_off(model.model.visual.projector.upsampler)
+    return model.train()
 
 
 def shard(model):
@@ -48,7 +55,7 @@ def take_steps(model, checkpoint, samples, rank=0, world=1):
 
 def main(checkpoint, samples, output):
     dist.init_process_group("gloo")
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).train()
+    model = load(checkpoint)
     shard(model)
     losses = take_steps(model, checkpoint, samples, dist.get_rank(), dist.get_world_size())
     dist.all_reduce(losses)

@@ -583,17 +583,37 @@ def test_a_disk_that_is_too_small_is_named_in_time(checkpoint, samples, tmp_path
     assert (output / "model.safetensors").exists()
 
 
-def test_every_shipped_recipe_can_be_read():
-    for stage in ("pretrain", "sft"):
-        names = shipped_recipes(stage)
-        for name in names:
-            recipe = read_recipe(FinetuneRecipe, name, ["training.bf16=false"], stage=stage)
-            plan = plan_parts(recipe.parts, stage, recipe.training)
-            assert recipe.training.output_dir in (name, f"sft-{name}", recipe.training.output_dir)
-            assert ("vision_tower" in plan) == (stage == "sft" and "lora" not in name), name
-            assert recipe.data.max_slices == {"pretrain": 1, "sft": 6 if name == "sft-paper" else 7}[stage]
-            assert (recipe.lora is not None) == ("lora" in name)
-    assert len(shipped_recipes("pretrain")) == 3 and len(shipped_recipes("sft")) == 6
+# section 7 of what the released code computes: batch, learning rate, longest sample, positions and fix-up trained
+RELEASED = {
+    "pretrain-vicuna-7b": (256, 1e-3, 3072, True, False),
+    "pretrain-vicuna-13b": (256, 2e-4, 4096, True, False),
+    "pretrain-qwen2-7b": (256, 2e-4, 4096, True, False),
+    "sft-vicuna-7b": (128, 2e-5, 4096, False, True),
+    "sft-vicuna-13b": (128, 2e-5, 4096, True, True),
+    "sft-qwen2-7b": (128, 2e-5, 4096, True, True),
+}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_the_shipped_recipes(stage):
+    names = shipped_recipes(stage)
+    assert names.keys() - RELEASED.keys() == ({"sft-paper", "sft-lora", "sft-qlora"} if stage == "sft" else set())
+    for name in names:
+        recipe = read_recipe(FinetuneRecipe, name, ["training.bf16=false"], stage=stage)
+        args, data, plan = recipe.training, recipe.data, plan_parts(recipe.parts, stage, recipe.training)
+        assert args.output_dir == name
+        assert (args.warmup_steps, args.weight_decay, args.lr_scheduler_type) == (0.03, 0, "cosine")
+        assert "window_attention" in plan and "upsampler" not in plan
+        assert ("vision_tower" in plan, "language_model" in plan) == (
+            stage == "sft" and "lora" not in name,
+            stage == "sft",
+        )
+        assert data.max_slices == {"pretrain": 1, "sft": 6 if name == "sft-paper" else 7}[stage]
+        assert data.label_rule == ("released-chatml" if "qwen2" in name else "template")
+        if name in RELEASED:
+            facts = recipe.batch_size, args.learning_rate, data.max_length, "positions" in plan, "fixups" in plan
+            assert facts == RELEASED[name]
+            assert recipe.upsampler_dropout
 
 
 # Kill and resume, several processes
@@ -646,7 +666,8 @@ def every_other(samples):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_two_processes_have_the_curve_of_one(stage, checkpoint, every_other, tmp_path):
-    more = ["chat_template=null", "batch_size=2", "training.max_steps=12", "training.save_steps=6"]
+    more = ["chat_template=null", "upsampler_dropout=false", "batch_size=2"]
+    more += ["training.max_steps=12", "training.save_steps=6"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / "ddp.yaml"]
     launch += ["--num_processes", "2", "--main_process_port", "0", "--no_python"]
     assert run_command(*launch, *command(stage, checkpoint, every_other, tmp_path / "two", *more)).wait() == 0
@@ -664,7 +685,7 @@ def test_sharded_processes_take_the_steps_of_one(checkpoint, every_other, tmp_pa
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = ROOT / "tests/sharded_steps.py"
     assert run_command(*launch, script, checkpoint, every_other, tmp_path / "two.pt").wait() == 0
-    model = load(checkpoint).train()
+    model = sharded_steps.load(checkpoint)
     losses = sharded_steps.take_steps(model, checkpoint, str(every_other))
     sharded = torch.load(tmp_path / "two.pt", weights_only=True)
     torch.testing.assert_close(sharded["losses"], losses, rtol=1e-4, atol=0)

@@ -1,7 +1,6 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The result of a training: a folder that loads when it is complete, and not before."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ def replaced_files(folder: Path, key_file: str) -> Iterator[Path]:
         key_file: the file without which nothing loads it; it comes last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".result.{os.getpid()}"
-    shutil.rmtree(staged, ignore_errors=True)
+    staged = folder / ".result"
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
     staged.mkdir()
     try:
         yield staged
