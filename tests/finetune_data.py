@@ -33,17 +33,17 @@ CHANCE = sum((1 / 6, 1 / 6, 1 / 4, 1 / 6)) / 4
 
 
 def draw_image(source: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
-    """Two by two slices with a small disc in one and a large square in another, and the answers to `QUESTIONS`."""
+    """Two by two slices with a disc in one and a square in another, and the answers to `QUESTIONS`."""
     image = Image.new("RGB", (2 * SIZE, 2 * SIZE), (128, 128, 128))
     draw = ImageDraw.Draw(image)
     disc, square = source.sample(list(COLOURS), 2)
     row, disc_column, square_column = (source.randrange(2) for _ in range(3))
-    for shape, colour, width, place in (
-        (draw.ellipse, disc, 26, (row, disc_column)),
-        (draw.rectangle, square, 48, (1 - row, square_column)),
+    for shape, colour, place in (
+        (draw.ellipse, disc, (row, disc_column)),
+        (draw.rectangle, square, (1 - row, square_column)),
     ):
-        top, left = (SIZE * side + source.randint(2, SIZE - width - 3) for side in place)
-        shape((left, top, left + width, top + width), fill=COLOURS[colour])
+        top, left = (SIZE * side + source.randint(4, 12) for side in place)
+        shape((left, top, left + 40, top + 40), fill=COLOURS[colour])
     return image, (disc, square, PLACES[2 * row + disc_column], square if row else disc)
 
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .conversation_data import ConversationDataset
 
 
 @torch.no_grad()
 def generate_answers(
-    model: nn.Module,
+    model: PreTrainedModel,
     processor: LlavaUhdV2Processor,
     samples: Sequence[dict[str, Any]],
     *,
@@ -70,7 +70,7 @@ class HeldOutAnswers:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: ConversationDataset,
         processor: LlavaUhdV2Processor,
         *,
         batch_size: int,
@@ -79,13 +79,13 @@ class HeldOutAnswers:
         samples: int | None = None,
     ):
         self.dataset, self.processor, self.batch_size = dataset, processor, batch_size
-        self.settings = {"max_new_tokens": max_new_tokens, "max_slices": max_slices}
-        self.count = min(len(dataset), samples or len(dataset))  # type: ignore[arg-type]
+        self.max_new_tokens, self.max_slices = max_new_tokens, max_slices
+        self.count = min(len(dataset), samples or len(dataset))
 
     def __len__(self) -> int:
         return self.count
 
-    def exact_match(self, model: nn.Module, accelerator: Accelerator) -> float:
+    def exact_match(self, model: PreTrainedModel, accelerator: Accelerator) -> float:
         """The share of the answers that are right, over all processes.
 
         Args:
@@ -98,7 +98,9 @@ class HeldOutAnswers:
             numbers = range(start + accelerator.process_index, end, accelerator.num_processes)
             # a sharded model generates on every process or on none
             batch = [self.dataset[number] for number in numbers or [end - 1]]
-            answers = generate_answers(model, self.processor, batch, **self.settings)
+            answers = generate_answers(
+                model, self.processor, batch, max_new_tokens=self.max_new_tokens, max_slices=self.max_slices
+            )
             expected = [sample["messages"][-1]["content"] for sample in batch[: len(numbers)]]
             right += sum(map(is_exact, answers, expected))
         total = accelerator.reduce(torch.tensor(right, device=accelerator.device))

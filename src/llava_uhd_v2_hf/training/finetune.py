@@ -37,21 +37,11 @@ logger = logging.get_logger(__name__)
 
 Stage = Literal["pretrain", "sft"]
 # what a training that goes on must have as before
-SAME = ("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data")
-SAME += tuple(
-    f"training.{name}"
-    for name in (
-        "learning_rate",
-        "lr_scheduler_type",
-        "max_grad_norm",
-        "max_steps",
-        "num_train_epochs",
-        "optim",
-        "seed",
-        "train_sampling_strategy",
-        "warmup_steps",
-        "weight_decay",
-    )
+SAME = (
+    *("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data"),
+    *("training.learning_rate", "training.lr_scheduler_type", "training.warmup_steps", "training.weight_decay"),
+    *("training.max_grad_norm", "training.max_steps", "training.num_train_epochs", "training.optim"),
+    *("training.seed", "training.train_sampling_strategy"),
 )
 CURVES = ("loss", "grad_norm", "learning_rate", "eval_exact_match")
 
@@ -199,7 +189,7 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
     model, history = accelerator.unwrap_model(trainer.model), trainer.state.log_history
     if isinstance(model, PeftModel):
         with replaced_files(folder, ADAPTER_CONFIG_NAME) as staged:
-            model.save_pretrained(staged, state_dict=state)
+            model.save_pretrained(str(staged), state_dict=state)
             trainer.processor.save_pretrained(staged)
     else:
         model._keys_to_ignore_on_save = None
@@ -237,6 +227,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         write_recipe(folder, values)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_result(folder, trainer, recipe, stage)
+    trainer.accelerator.wait_for_everyone()
     return folder
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.utils.data import DataLoader, IterableDataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerControl
 from transformers.utils import CONFIG_NAME
 
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
@@ -75,7 +75,8 @@ class FinetuneTrainer(Trainer):
             return super()._get_train_sampler(*args)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         step = self.get_total_train_batch_size(self.args)
-        return ModalityLengthSampler(self.lengths.sum(1), self.lengths[:, 1] > 0, step, seed)
+        has_images = (self.lengths[:, 1] > 0).tolist()
+        return ModalityLengthSampler(self.lengths.sum(1).tolist(), has_images, step, seed)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
         """As `Trainer.get_batch_samples`; a step of which every sample was dropped has a loss of 0, not 0 / 0."""
@@ -96,7 +97,7 @@ class FinetuneTrainer(Trainer):
             exact_match = self.eval_dataset.exact_match(self.model, self.accelerator)
         metrics = {f"{metric_key_prefix}_exact_match": exact_match}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -76,7 +76,7 @@ def build(kind: type[Recipe], values: Mapping[str, Any], section: str = "", whol
     whole = whole or kind
     hints = get_type_hints(kind)
     allowed = {field.name: hints[field.name] for field in _settable(kind)}
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in allowed:
             raise ValueError(_describe_unknown(f"{section}{key}", whole))
@@ -147,7 +147,7 @@ def _describe_type(hint: Any) -> str:
     return " or ".join(map(repr, get_args(hint))) if get_args(hint) else getattr(hint, "__name__", str(hint))
 
 
-def _section_type(hint: Any) -> type | None:
+def _section_type(hint: Any) -> Any:
     """The dataclass of a section, also of one that may be null; None if the hint is no section's."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return next((kind for kind in kinds if is_dataclass(kind)), None)

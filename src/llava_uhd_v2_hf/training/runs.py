@@ -97,7 +97,7 @@ def check_same_recipe(folder: Path, values: dict[str, Any], same: Iterable[str],
 
 
 def _flat(values: dict[str, Any], section: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{section}{key}.") if isinstance(value, dict) else {f"{section}{key}": value}
     return flat

@@ -33,8 +33,10 @@ logger = logging.get_logger(__name__)
 SKIPPED_NAME = "skipped.txt"
 OPTIMIZERS = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
 # what a training that goes on must have as before
-SAME = ("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss")
-SAME += ("training.learning_rate", "training.seed", "training.lr_scheduler_type")
+SAME = (
+    *("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss"),
+    *("training.learning_rate", "training.seed", "training.lr_scheduler_type"),
+)
 
 
 def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
