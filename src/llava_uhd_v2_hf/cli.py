@@ -2,7 +2,6 @@
 """The `llava-uhd-v2` command. Its sub-commands parse their arguments, make one call and turn errors into one line."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,10 @@ import torch
 import typer
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, TextStreamer
-from transformers.configuration_utils import PreTrainedConfig
 
 from .card import CardRequest
 from .chat import Chat
+from .checkpoint import check_checkpoint
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .cost import describe_bytes, estimate_cost
 from .hub import export_checkpoint, push_checkpoint
@@ -204,6 +203,41 @@ def vdim(recipe: RecipeName, settings: Settings = None) -> None:
         typer.echo(f"Saved: {path}")
 
 
+@train.command()
+def pretrain(recipe: RecipeName, settings: Settings = None) -> None:
+    """Stage 1: train the window attention on captions; started again, it goes on from its last checkpoint."""
+    run_finetuning(recipe, settings, "pretrain")
+
+
+@train.command()
+def sft(recipe: RecipeName, settings: Settings = None) -> None:
+    """Stage 2: fine-tune on conversations, whole or by LoRA; started again, it goes on from its last checkpoint."""
+    run_finetuning(recipe, settings, "sft")
+
+
+def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pretrain", "sft"]) -> None:
+    with errors_in_one_line():
+        from .training.finetune import finetune
+        from .training.finetune_recipe import FinetuneRecipe
+        from .training.recipe import read_recipe
+
+        folder = finetune(read_recipe(FinetuneRecipe, recipe, settings or (), stage=stage), stage)
+        typer.echo(f"Saved: {folder}")
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(help="Folder of an adapter that `train sft` has written.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
+) -> None:
+    """Write the checkpoint of an adapter with the adapter in its weights."""
+    with errors_in_one_line():
+        from .training.adapters import merge_adapter
+
+        merge_adapter(adapter, output)
+        typer.echo(f"Saved: {output}")
+
+
 data = typer.Typer(no_args_is_help=True, help="Look at the data of a training.")
 app.add_typer(data, name="data")
 
@@ -274,29 +308,6 @@ def one_line(error: Exception) -> str:
     if "in DataLoader worker process" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]
     return lines[0]
-
-
-def check_checkpoint(model: str) -> None:
-    """
-    Raises:
-        OSError: if the Hub has no such checkpoint or can't be reached.
-        ValueError: if it is neither a folder with a config.json nor a Hub id, or holds another kind of model.
-    """
-    config_file = Path(model) / "config.json"
-    if Path(model).is_dir():
-        if not config_file.is_file():
-            raise ValueError(f"{model} is no checkpoint folder: {config_file} is not there.")
-    elif Path(model).parent.is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"There is no folder {model}, and it is no Hub id like org/name.")
-    try:
-        model_type = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
-    except OSError as error:
-        raise OSError(f"{model} can't be read: {error}") from error
-    if model_type != LlavaUhdV2Config.model_type:
-        raise ValueError(
-            f"{model} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
-            "Convert a released checkpoint with convert/convert_checkpoint.py first."
-        )
 
 
 def read_image(path: Path, max_pixels: int | None) -> Image.Image:

@@ -1,7 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Recipes: YAML files, read strictly into typed dataclasses, with `key=value` on the command line on top.
 
-A recipe is a dataclass whose fields are values or dataclasses (sections); `section.key=value` sets a section's field.
+A recipe is a dataclass whose fields are values or dataclasses (sections, which may be null where the type says so);
+`section.key=value` sets a section's field.
 """
 
 import difflib
@@ -75,15 +76,15 @@ def build(kind: type[Recipe], values: Mapping[str, Any], section: str = "", whol
     whole = whole or kind
     hints = get_type_hints(kind)
     allowed = {field.name: hints[field.name] for field in _settable(kind)}
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in allowed:
             raise ValueError(_describe_unknown(f"{section}{key}", whole))
-        name = f"{section}{key}"
-        if is_dataclass(allowed[key]):
+        name, part = f"{section}{key}", _section_type(allowed[key])
+        if part is not None and not (value is None and part is not allowed[key]):
             if not isinstance(value, Mapping):
                 raise ValueError(f"`{name}` is a section of the recipe and needs keys, such as `{name}.key`.")
-            arguments[key] = build(allowed[key], value, f"{name}.", whole)
+            arguments[key] = build(part, value, f"{name}.", whole)
         else:
             arguments[key] = _check_type(name, value, allowed[key])
     try:
@@ -117,7 +118,9 @@ def _set_override(values: dict[str, Any], override: str) -> None:
         raise ValueError(f"{override!r} is no `key=value`.")
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
         if not isinstance(values, dict):
             raise ValueError(f"`{key}` can't be set: `{section}` is no section of the recipe.")
     values[last] = parse_yaml(text, f"The value of `{key}`")
@@ -144,6 +147,12 @@ def _describe_type(hint: Any) -> str:
     return " or ".join(map(repr, get_args(hint))) if get_args(hint) else getattr(hint, "__name__", str(hint))
 
 
+def _section_type(hint: Any) -> Any:
+    """The dataclass of a section, also of one that may be null; None if the hint is no section's."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((kind for kind in kinds if is_dataclass(kind)), None)
+
+
 def _settable(kind: type) -> list[Any]:
     return [field for field in fields(kind) if field.init]
 
@@ -152,8 +161,9 @@ def _all_names(kind: type, section: str = "") -> Iterator[str]:
     hints = get_type_hints(kind)
     for field in _settable(kind):
         yield f"{section}{field.name}"
-        if is_dataclass(hints[field.name]):
-            yield from _all_names(hints[field.name], f"{section}{field.name}.")
+        part = _section_type(hints[field.name])
+        if part is not None:
+            yield from _all_names(part, f"{section}{field.name}.")
 
 
 def _describe_unknown(name: str, whole: type) -> str:

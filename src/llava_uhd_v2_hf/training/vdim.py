@@ -1,24 +1,24 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 0: pre-training the up-sampler with a frozen vision tower (paper 3.2), on transformers' `Trainer`."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from transformers import (
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from .runs import (
+    check_same_recipe,
+    last_checkpoint,
+    mean_losses,
+    recipe_values,
+    share_batch,
+    trained_steps,
+    write_recipe,
+)
 from .vdim_data import VdimImages, VdimStream, collate, first_images, open_source, open_stream
 from .vdim_file import VDIM_NAME, VdimFacts, save_vdim, write_card
 from .vdim_model import VdimPretraining
@@ -30,10 +30,13 @@ from .vdim_trainer import FirstSteps, VdimTrainer, read_lines
 
 logger = logging.get_logger(__name__)
 
-RECIPE_NAME = "recipe.yaml"
 SKIPPED_NAME = "skipped.txt"
 OPTIMIZERS = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
-WINDOW = 10  # logged losses that the card averages
+# what a training that goes on must have as before
+SAME = (
+    *("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss"),
+    *("training.learning_rate", "training.seed", "training.lr_scheduler_type"),
+)
 
 
 def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
@@ -43,20 +46,8 @@ def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
         ValueError: if the batch can't be divided among the processes.
     """
     args = recipe.training
-    args._n_gpu = min(args.n_gpu, 1)  # several are used by several processes
-    share, rest = divmod(recipe.batch_size, args.world_size)
-    if rest or not share:
-        raise ValueError(
-            f"`batch_size`={recipe.batch_size} can't be divided among {args.world_size} processes; change either."
-        )
-    at_once = next(size for size in range(min(args.per_device_train_batch_size, share), 0, -1) if share % size == 0)
-    args.per_device_train_batch_size = at_once
-    args.gradient_accumulation_steps = share // at_once
+    share_batch(args, recipe.batch_size)
     args.train_sampling_strategy = "sequential"  # the data set has its own order
-    args.remove_unused_columns = False
-    args.dataloader_pin_memory = args.dataloader_pin_memory and args.device.type != "cpu"
-    if args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = False
     if recipe.data.streaming:
         if args.dataloader_num_workers > 1:
             raise ValueError(
@@ -66,61 +57,14 @@ def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
     return args
 
 
-def recipe_values(recipe: VdimRecipe) -> dict[str, Any]:
-    """The recipe as nested dicts, without what `TrainingArguments` has by default."""
-    values = asdict(recipe) | {"training": {}}
-    training, default = recipe.training.to_dict(), TrainingArguments(report_to="none").to_dict()
-    values["training"] = {name: value for name, value in training.items() if value != default.get(name)}
-    return json.loads(json.dumps(values, default=str))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: what a kill left is passed over."""
-    if not folder.is_dir():
-        return None
-    for checkpoint in reversed(sort_checkpoints(str(folder))):
-        try:
-            json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return Path(checkpoint)
-    return None
-
-
-def check_same_recipe(folder: Path, values: dict[str, Any]) -> None:
-    """
-    Raises:
-        ValueError: if a training of another recipe is in the folder, naming what differs.
-    """
-    path = folder / RECIPE_NAME
-    if not path.is_file():
-        return
-    before, values = yaml.safe_load(path.read_text(encoding="utf-8")), dict(values)
-    for recipe in (values, before):
-        recipe["data"] = {name: value for name, value in recipe["data"].items() if name != "max_unreadable"}
-    same = ("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss")
-    differing = [name for name in same if values[name] != before.get(name)]
-    differing += [
-        f"training.{name}"
-        for name in ("learning_rate", "seed", "lr_scheduler_type")
-        if values["training"].get(name) != before["training"].get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} has a training of another recipe ({', '.join(differing)} differ); choose another "
-            "`training.output_dir`, or remove it."
-        )
-
-
 def open_images(recipe: VdimRecipe, args: TrainingArguments, checkpoint: Path | None) -> tuple[Any, Any]:
     """The source of the images, and the data set of all samples of the training in their order."""
     data, seed = recipe.data, args.seed
     if not data.streaming:
         source = open_source(data)
         return source, VdimImages(source, data, seed, args.max_steps * recipe.batch_size)
-    source, share, step = open_stream(data), recipe.batch_size // args.world_size, 0
-    if checkpoint is not None:
-        step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    source, share = open_stream(data), recipe.batch_size // args.world_size
+    step = trained_steps(checkpoint) if checkpoint is not None else 0
     stream = VdimStream(
         source,
         data,
@@ -149,8 +93,6 @@ def save_result(folder: Path, model: VdimPretraining, recipe: VdimRecipe, traine
         guidance_size=recipe.upsampler.guidance_size,
     )
     save_vdim(folder, model.objective.upsampler, facts)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    window = min(WINDOW, len(losses))
     results = {
         "images": Path(recipe.data.images).name if Path(recipe.data.images).exists() else recipe.data.images,
         "steps": trainer.state.global_step,
@@ -158,9 +100,7 @@ def save_result(folder: Path, model: VdimPretraining, recipe: VdimRecipe, traine
         "optimizer": recipe.optimizer,
         "learning_rate": args.learning_rate,
         "num_skipped": len(read_lines(folder / SKIPPED_NAME)),
-        "window": window,
-        "first_loss": sum(losses[:window]) / max(window, 1),
-        "last_loss": sum(losses[-window:]) / max(window, 1),
+        **mean_losses(trainer.state.log_history),
     }
     write_card(folder, facts, results)
 
@@ -217,7 +157,7 @@ def train_vdim(recipe: VdimRecipe) -> Path:
     folder = Path(args.output_dir)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        check_same_recipe(folder, values)
+        check_same_recipe(folder, values, SAME, free=["data.max_unreadable"])
         logger.warning(f"Going on from {checkpoint}.")
 
     set_seed(args.seed)
@@ -229,7 +169,7 @@ def train_vdim(recipe: VdimRecipe) -> Path:
         (folder / SKIPPED_NAME).unlink(missing_ok=True)
     trainer = build_trainer(model, recipe, args, dataset)
     if args.should_save:
-        (folder / RECIPE_NAME).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        write_recipe(folder, values)
         images = first_images(source, recipe.data, recipe.pictures.count)
         trainer.add_callback(VdimPictures(trainer, recipe, images, pictures))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -4,12 +4,11 @@
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,10 +16,10 @@ from transformers import PreTrainedModel
 
 from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from .cards import render_card
 
 
 VDIM_NAME = "vdim.safetensors"
-CARD_NAME = "README.md"
 METADATA_KEY = "vdim"
 
 
@@ -160,13 +159,6 @@ def _load(upsampler: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Pa
 
 def write_card(folder: Path, facts: VdimFacts, results: dict[str, Any]) -> None:
     """Writes README.md: what was trained, how, and the loss that was measured; see vdim_card.md for `results`."""
-    template = resources.files(__package__) / "vdim_card.md"
     base_model = facts.tower if not Path(facts.tower).exists() else None
     data = ModelCardData(tags=["llava-uhd-v2", "vdim", "feature-upsampling"], base_model=base_model)
-    with resources.as_file(template) as path:
-        card = ModelCard.from_template(
-            data, template_path=str(path), facts=facts, tower=Path(facts.tower).name, **results
-        )
-    unfinished = folder / f".{CARD_NAME}.{os.getpid()}"
-    unfinished.write_text(str(card), encoding="utf-8")
-    unfinished.replace(folder / CARD_NAME)
+    render_card(folder, "vdim_card.md", data, facts=facts, tower=Path(facts.tower).name, **results)

@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from ..inspection_picture import save_picture
 from ..visualization import draw_rows, pyramid_row
+from .curves import CURVES_NAME, save_curves
 from .vdim_recipe import NORMALISATIONS, VdimRecipe
-
-
-CURVES_NAME = "losses.png"
 
 
 class VdimPictures(TrainerCallback):
@@ -74,14 +70,5 @@ class VdimPictures(TrainerCallback):
 
 def save_losses(log_history: list[dict[str, float]], path: Path) -> None:
     """Draws the loss and its parts over the steps, as they were logged."""
-    entries = [entry for entry in log_history if "loss" in entry]
-    names = ["loss", *sorted({name for entry in entries for name in entry if name.startswith(("rec_", "crf_"))})]
-    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
-        points = [(entry["step"], entry[name]) for entry in entries if name in entry]
-        axes.plot(*zip(*points) if points else ([], []), linewidth=1)
-        axes.set(title=name, xlabel="step")
-        axes.grid(alpha=0.3)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    save_picture(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), path)
+    parts = {name for entry in log_history for name in entry if name.startswith(("rec_", "crf_"))}
+    save_curves(log_history, ["loss", *sorted(parts)], path)

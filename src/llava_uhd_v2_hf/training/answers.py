@@ -1,0 +1,110 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Answers to held-out questions, and how many are right."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .conversation_data import ConversationDataset
+
+
+@torch.no_grad()
+def generate_answers(
+    model: PreTrainedModel,
+    processor: LlavaUhdV2Processor,
+    samples: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    max_slices: int | None = None,
+) -> list[str]:
+    """The answers, greedily generated in one batch, to the last question of each sample.
+
+    Args:
+        model: which is left in the mode, training or evaluation, that it was in.
+        processor: with the chat template.
+        samples: with `messages`, the last one being the answer, and `images`, as of [`ConversationDataset`].
+        max_new_tokens: longest answer, in tokens.
+        max_slices: of an image; None for the processor's own.
+    """
+    images = [list(sample["images"]) for sample in samples]
+    inputs = processor.apply_chat_template(
+        [list(sample["messages"][:-1]) for sample in samples],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={
+            "padding": True,
+            **({"images": images} if any(images) else {}),
+            **({"max_slices": max_slices} if max_slices is not None else {}),
+        },
+    ).to(next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    try:
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True)
+    finally:
+        model.train(training)
+    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def is_exact(answer: str, expected: str) -> bool:
+    """Whether two answers are the same but for case and space around them."""
+    return answer.strip().casefold() == expected.strip().casefold()
+
+
+class HeldOutAnswers:
+    """Held-out samples, and how many of their answers a model gives.
+
+    Args:
+        dataset: the samples.
+        processor: with the chat template.
+        batch_size: questions that a process answers at once.
+        max_new_tokens, max_slices: as of [`generate_answers`].
+        samples: how many of the first samples; None for all.
+    """
+
+    def __init__(
+        self,
+        dataset: ConversationDataset,
+        processor: LlavaUhdV2Processor,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+        max_slices: int | None = None,
+        samples: int | None = None,
+    ):
+        self.dataset, self.processor, self.batch_size = dataset, processor, batch_size
+        self.max_new_tokens, self.max_slices = max_new_tokens, max_slices
+        self.count = min(len(dataset), samples or len(dataset))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def exact_match(self, model: PreTrainedModel, accelerator: Accelerator) -> float:
+        """The share of the answers that are right, over all processes.
+
+        Args:
+            model: see [`generate_answers`].
+            accelerator: of the processes, which share the samples.
+        """
+        right, at_once = 0, self.batch_size * accelerator.num_processes
+        for start in range(0, self.count, at_once):
+            end = min(start + at_once, self.count)
+            numbers = range(start + accelerator.process_index, end, accelerator.num_processes)
+            # a sharded model generates on every process or on none
+            batch = [self.dataset[number] for number in numbers or [end - 1]]
+            answers = generate_answers(
+                model, self.processor, batch, max_new_tokens=self.max_new_tokens, max_slices=self.max_slices
+            )
+            expected = [sample["messages"][-1]["content"] for sample in batch[: len(numbers)]]
+            right += sum(map(is_exact, answers, expected))
+        total = accelerator.reduce(torch.tensor(right, device=accelerator.device))
+        return total.item() / self.count
+
+
+__all__ = ["HeldOutAnswers", "generate_answers", "is_exact"]

@@ -1,0 +1,234 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Stages 1 and 2 (paper 4.1): pre-training of the window attention, and fine-tuning, on transformers' `Trainer`."""
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel, prepare_model_for_kbit_training
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import AutoProcessor, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
+from ..checkpoint import check_checkpoint
+from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .adapters import add_adapter, base_of, go_on_from, half_dtype, is_adapter, quantization_config
+from .answers import HeldOutAnswers
+from .collation import ConversationCollator
+from .conversation_data import ConversationDataset
+from .conversation_stream import ConversationStream
+from .curves import CURVES_NAME, save_curves
+from .disk_space import DiskSpace
+from .finetune_card import write_card
+from .finetune_recipe import FinetuneRecipe
+from .finetune_trainer import FinetuneTrainer
+from .lengths import measure_lengths
+from .parts import PartPlan, apply_plan, describe_plan, part_of, plan_parts
+from .result_folder import replaced_files, stored_dtype, write_model
+from .runs import check_same_recipe, last_checkpoint, recipe_values, share_batch, trained_steps, write_recipe
+
+
+logger = logging.get_logger(__name__)
+
+Stage = Literal["pretrain", "sft"]
+# what a training that goes on must have as before
+SAME = (
+    *("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data"),
+    *("training.learning_rate", "training.lr_scheduler_type", "training.warmup_steps", "training.weight_decay"),
+    *("training.max_grad_norm", "training.max_steps", "training.num_train_epochs", "training.optim"),
+    *("training.seed", "training.train_sampling_strategy"),
+)
+CURVES = ("loss", "grad_norm", "learning_rate", "eval_exact_match")
+
+
+def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
+    """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
+
+    Raises:
+        ValueError: if the batch can't be divided among the processes.
+    """
+    args = recipe.training
+    share_batch(args, recipe.batch_size)
+    if recipe.data.streaming:
+        args.ignore_data_skip = True  # the stream begins where it stopped
+    return args
+
+
+def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: TrainingArguments) -> nn.Module:
+    """The model with gradients for what is trained, which is in float32 also under mixed precision.
+
+    Raises:
+        OSError, ValueError: if it is not there or doesn't fit the recipe.
+    """
+    goes_on = is_adapter(recipe.model)
+    quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
+    model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
+        base_of(recipe.model) if goes_on else recipe.model, dtype=torch.float32, quantization_config=quantization
+    )
+    if not recipe.upsampler_dropout and "upsampler" not in plan:
+        switch_dropout_off(model.model.visual.projector.upsampler)
+    if quantization is not None:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if goes_on:
+        model = go_on_from(model, recipe.model, recipe.lora)
+    elif recipe.lora is not None:
+        model = add_adapter(model, recipe.lora, plan)
+    apply_plan(model, plan)
+    if quantization is None:
+        cast_frozen_weights(model, half_dtype(args))
+    return model
+
+
+def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps what is frozen of tower and text model in the precision that it is computed in; the projector is small."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and part_of(name) in ("vision_tower", "language_model"):
+            parameter.data = parameter.data.to(dtype)
+
+
+def switch_dropout_off(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.Dropout2d):
+            child.p = 0.0
+
+
+def load_processors(recipe: FinetuneRecipe) -> tuple[LlavaUhdV2Processor, LlavaUhdV2Processor]:
+    """The model's processor, and that of the training, which may have another chat template."""
+    processor = AutoProcessor.from_pretrained(recipe.model)
+    training = copy.deepcopy(processor)
+    if recipe.chat_template == "plain":
+        training.chat_template = PLAIN_TEMPLATE
+    return processor, training
+
+
+def open_data(recipe: FinetuneRecipe, args: TrainingArguments, checkpoint: Path | None) -> Any:
+    """The samples of the training; a stream begins behind those before the checkpoint."""
+    if not recipe.data.streaming:
+        return ConversationDataset(recipe.data, args.seed)
+    batches = trained_steps(checkpoint) * args.gradient_accumulation_steps if checkpoint is not None else 0
+    return ConversationStream(
+        recipe.data,
+        args.seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+        num_workers=args.dataloader_num_workers,
+        start_batch=batches,
+        batch_size=args.per_device_train_batch_size,
+    )
+
+
+def open_held_out(
+    recipe: FinetuneRecipe, args: TrainingArguments, processor: LlavaUhdV2Processor
+) -> HeldOutAnswers | None:
+    if recipe.evaluation is None:
+        return None
+    return HeldOutAnswers(
+        ConversationDataset(recipe.evaluation.data, args.seed),
+        processor,
+        batch_size=args.per_device_eval_batch_size,
+        max_new_tokens=recipe.evaluation.max_new_tokens,
+        max_slices=recipe.evaluation.data.max_slices,
+        samples=recipe.evaluation.samples,
+    )
+
+
+def build_trainer(
+    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Dataset
+) -> FinetuneTrainer:
+    """
+    Args:
+        recipe: of the stage.
+        stage: checkpoints of `"pretrain"` hold what is trained and nothing else.
+        args: of [`prepare_arguments`].
+        plan: of [`plan_parts`].
+        dataset: of [`open_data`].
+
+    Raises:
+        OSError, ValueError: if the model, its processor or held-out samples can't be used.
+    """
+    processor, of_training = load_processors(recipe)
+    data = recipe.data
+    collator = ConversationCollator(
+        of_training,
+        max_length=data.max_length,
+        max_slices=data.max_slices,
+        label_rule=data.label_rule,
+        unsupervised=data.unsupervised,
+        cut_images=data.cut_images,
+    )
+    lengths = None
+    if args.train_sampling_strategy == "group_by_length" and isinstance(dataset, ConversationDataset):
+        lengths = measure_lengths(dataset, of_training, num_workers=args.dataloader_num_workers)
+    held_out = open_held_out(recipe, args, of_training)
+    return FinetuneTrainer(
+        load_model(recipe, plan, args),
+        args,
+        train_dataset=dataset,
+        data_collator=collator,
+        callbacks=[DiskSpace()],
+        plan=plan,
+        processor=processor,
+        partial=stage == "pretrain",
+        lengths=lengths,
+        held_out=held_out,
+    )
+
+
+def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, stage: Stage) -> None:
+    """Writes the model, or the adapter, with its card and curves; to be called by every process."""
+    accelerator, state = trainer.accelerator, None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state = accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.args.should_save:
+        return
+    model, history = accelerator.unwrap_model(trainer.model), trainer.state.log_history
+    if isinstance(model, PeftModel):
+        with replaced_files(folder, ADAPTER_CONFIG_NAME) as staged:
+            model.save_pretrained(str(staged), state_dict=state)
+            trainer.processor.save_pretrained(staged)
+    else:
+        model._keys_to_ignore_on_save = None
+        vars(model.config).pop("use_cache", None)  # Trainer's
+        write_model(folder, model, trainer.processor, stored_dtype(recipe.model), state)
+    names = [name for name in CURVES if any(name in entry for entry in history)]
+    save_curves(history, names or ["loss"], folder / CURVES_NAME)
+    write_card(folder, trainer, recipe, stage)
+
+
+def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
+    """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
+
+    Returns:
+        The folder with the model, or with the adapter. It also has README.md, recipe.yaml, losses.png and the last
+        checkpoints.
+
+    Raises:
+        OSError, ValueError: if model, data or recipe can't be used.
+    """
+    values, args = recipe_values(recipe), prepare_arguments(recipe)
+    plan = plan_parts(recipe.parts, stage, args)
+    check_checkpoint(base_of(recipe.model) if is_adapter(recipe.model) else recipe.model)
+    folder = Path(args.output_dir)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        check_same_recipe(folder, values, SAME)
+        logger.warning(f"Going on from {checkpoint}.")
+
+    set_seed(args.seed)
+    dataset = open_data(recipe, args, checkpoint)
+    trainer = build_trainer(recipe, stage, args, plan, dataset)
+    if args.should_save:
+        print(describe_plan(trainer.model, plan))
+        write_recipe(folder, values)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_result(folder, trainer, recipe, stage)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+__all__ = ["finetune"]

@@ -1,0 +1,109 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""transformers' `Trainer` for fine-tuning: its optimiser, its order of samples, what it logs and what it saves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+from transformers import Trainer, TrainerControl
+from transformers.utils import CONFIG_NAME
+
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .answers import HeldOutAnswers
+from .collation import ConversationCollator
+from .lengths import ModalityLengthSampler
+from .parts import PartPlan, apply_plan, optimizer_groups, trained_names
+
+
+class FinetuneTrainer(Trainer):
+    """
+    Args:
+        args, kwargs: of `Trainer`; the collator is a [`ConversationCollator`].
+        plan: how each part is trained.
+        processor: saved with the model.
+        partial: whether checkpoints hold what is trained and nothing else. They are no models then, and go on only
+            from the model that the training began with.
+        lengths: (n, 2), text and image tokens of every sample, for batches of about one length.
+        held_out: for evaluation.
+    """
+
+    data_collator: ConversationCollator
+
+    def __init__(
+        self,
+        *args: Any,
+        plan: Mapping[str, PartPlan],
+        processor: LlavaUhdV2Processor,
+        partial: bool,
+        lengths: np.ndarray | None = None,
+        held_out: HeldOutAnswers | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, eval_dataset=held_out, **kwargs)
+        self.plan, self.processor, self.lengths = plan, processor, lengths
+        self.partial = partial and not isinstance(self.model, PeftModel)
+        if self.partial:
+            trained = set(trained_names(self.model))
+            self.model._keys_to_ignore_on_save = [name for name in self.model.state_dict() if name not in trained]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """As `Trainer.create_optimizer`, with the parts' learning rates and weight decays."""
+        model = self.model if model is None else model
+        apply_plan(model, self.plan)  # again: PEFT switches gradients on when it loads a checkpoint
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        groups = optimizer_groups(model, self.plan, set(self.get_decay_parameter_names(model)))
+        self.optimizer_cls_and_kwargs = (kind, settings | {"params": groups})
+        return super().create_optimizer(model)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),  # its own, so that after a resume the dropouts are those of a whole training
+        )
+
+    def _get_train_sampler(self, *args: Any) -> Sampler | None:
+        if self.lengths is None:
+            return super()._get_train_sampler(*args)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        step = self.get_total_train_batch_size(self.args)
+        has_images = (self.lengths[:, 1] > 0).tolist()
+        return ModalityLengthSampler(self.lengths.sum(1).tolist(), has_images, step, seed)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], torch.Tensor | int | None]:
+        """As `Trainer.get_batch_samples`; a step of which every sample was dropped has a loss of 0, not 0 / 0."""
+        batches, tokens = super().get_batch_samples(*args, **kwargs)
+        return batches, None if tokens is None else torch.as_tensor(tokens).clamp(min=1)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds the samples that the collator has dropped, of all processes."""
+        if "loss" in logs:
+            counts = self.data_collator.counts.totals()
+            totals = self.accelerator.reduce(torch.tensor(list(counts.values()), device=self.args.device))
+            logs |= {f"dropped_{name}": total for name, total in zip(counts, totals.tolist()) if total}
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Exact match of answers to held-out questions."""
+        with self.compute_loss_context_manager():
+            exact_match = self.eval_dataset.exact_match(self.model, self.accelerator)
+        metrics = {f"{metric_key_prefix}_exact_match": exact_match}
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and self.partial:
+            (folder / CONFIG_NAME).unlink()  # without which nothing takes it for a model
+        elif self.args.should_save:
+            self.processor.save_pretrained(folder)

@@ -1,0 +1,163 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The parts of the model: which of them are trained, and how fast."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from .finetune_recipe import FinetuneParts
+
+
+# What a stage trains where the recipe doesn't say otherwise. Pre-training (paper 4.1): the window attention, and, as
+# the released code does, its position table. Fine-tuning: everything but visual detail injection (paper 4.1); whether
+# its fix-up and the position table are trained differs between the released trainings.
+STAGES = {
+    "pretrain": ("window_attention", "positions"),
+    "sft": ("vision_tower", "window_attention", "language_model"),
+}
+
+# Part -> how the names of its parameters begin; the first that fits.
+_PREFIXES = {
+    "vision_tower": ("model.visual.vision_tower.",),
+    "fixups": ("model.visual.projector.upsampler.fixups.",),
+    "upsampler": ("model.visual.projector.upsampler.",),
+    "positions": ("model.visual.projector.window_attention.position_embeddings",),
+    "window_attention": ("model.visual.projector.window_attention.",),
+    "language_model": ("model.language_model.", "lm_head."),
+}
+_OF_PEFT = re.compile(r"(?<=\.)(original_module|modules_to_save\.[^.]+|base_layer)\.")
+_LORA = ".lora_"
+_COPY = ".modules_to_save."
+_ORIGINAL = ".original_module."
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """How a part is trained.
+
+    Attributes:
+        learning_rate: the largest one.
+        weight_decay: of its matrices; its biases and norms have none.
+    """
+
+    learning_rate: float
+    weight_decay: float
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of [`LlavaUhdV2ForConditionalGeneration`] belongs to, also when PEFT has wrapped it.
+
+    Raises:
+        ValueError: if it belongs to none.
+    """
+    plain = _OF_PEFT.sub("", name.removeprefix("base_model.model."))
+    for part, prefixes in _PREFIXES.items():
+        if plain.startswith(prefixes):
+            return part
+    raise ValueError(f"The parameter `{name}` belongs to no part of the model: {', '.join(_PREFIXES)}.")
+
+
+def plan_parts(parts: FinetuneParts, stage: str, args: TrainingArguments) -> dict[str, PartPlan]:
+    """The parts that are trained, and how.
+
+    Args:
+        parts: of the recipe.
+        stage: whose defaults hold, see [`STAGES`].
+        args: whose learning rate and weight decay are the default.
+
+    Raises:
+        ValueError: if no part is trained, or one has a learning rate or weight decay below zero.
+    """
+    plan = {}
+    for field in fields(parts):
+        settings = getattr(parts, field.name)
+        if settings.train is False or (settings.train is None and field.name not in STAGES[stage]):
+            continue
+        rates = {
+            name: getattr(args, name) if getattr(settings, name) is None else getattr(settings, name)
+            for name in ("learning_rate", "weight_decay")
+        }
+        for name, value in rates.items():
+            if value < 0:
+                raise ValueError(f"`parts.{field.name}.{name}` must be at least 0, got {value}.")
+        plan[field.name] = PartPlan(**rates)
+    if not plan:
+        raise ValueError("Nothing would be trained: set `parts.window_attention.train`=true, or another part's.")
+    return plan
+
+
+def apply_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> None:
+    """Switches gradients on for what is trained and off for all else; after PEFT, which does so too.
+
+    Parts with LoRA are trained through it alone. Other parts of a model of PEFT are trained in the copies that its
+    adapter saves. What is never read stays frozen.
+
+    Raises:
+        ValueError: if LoRA is in a part that is not trained, the adapter has no copy of one that is, or nothing is
+            left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    adapted = {part_of(name): name for name in names if _LORA in name}
+    for part, name in adapted.items():
+        if part not in plan:
+            raise ValueError(f"LoRA adapts `{name}`, but `{part}` is not trained; set `parts.{part}.train`=true.")
+    copied = {part_of(name) for name in names if _COPY in name}
+    missing = set(plan).intersection(map(part_of, names)) - set(adapted) - copied if adapted else set()
+    if missing:
+        raise ValueError(
+            f"The adapter has no copy of {', '.join(sorted(missing))}, which would be trained but not saved; set "
+            f"`parts.{min(missing)}.train`=false, or begin a new adapter."
+        )
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        saved = _LORA in name if part in adapted else (_COPY in name or not adapted)
+        parameter.requires_grad_(part in plan and saved)
+    model.train()  # which freezes what is never read
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"Nothing would be trained: the model has no weights in {', '.join(plan)}.")
+
+
+def trained_names(model: nn.Module) -> Iterator[str]:
+    return (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def describe_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> str:
+    """A table: each part, its parameters, how many are trained, learning rate and weight decay."""
+    total, trained = dict.fromkeys(_PREFIXES, 0), dict.fromkeys(_PREFIXES, 0)
+    for name, parameter in model.named_parameters():
+        if _ORIGINAL in name:
+            continue
+        part = part_of(name)
+        total[part] += parameter.numel()
+        trained[part] += parameter.numel() if parameter.requires_grad else 0
+    rows = [("part", "parameters", "trained", "learning rate", "weight decay")]
+    for part, count in total.items():
+        rates = (f"{plan[part].learning_rate:g}", f"{plan[part].weight_decay:g}") if trained[part] else ("", "")
+        rows.append((part, f"{count:,}", f"{trained[part]:,}" if trained[part] else "frozen", *rates))
+    rows.append(("all", f"{sum(total.values()):,}", f"{sum(trained.values()):,}", "", ""))
+    return "\n".join(f"{row[0]:<17}" + "".join(f"{cell:>16}" for cell in row[1:]).rstrip() for row in rows)
+
+
+def optimizer_groups(model: nn.Module, plan: Mapping[str, PartPlan], decayed: Collection[str]) -> list[dict[str, Any]]:
+    """The trained parameters by part, with weight decay and without.
+
+    Args:
+        model: after [`apply_plan`].
+        plan: how each part is trained.
+        decayed: names of the parameters with weight decay.
+    """
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part, decays = part_of(name), name in decayed
+        settings = {"lr": plan[part].learning_rate, "weight_decay": plan[part].weight_decay if decays else 0.0}
+        groups.setdefault((part, decays), {"params": [], **settings})["params"].append(parameter)
+    return list(groups.values())
+
+
+__all__ = ["PartPlan", "apply_plan", "describe_plan", "optimizer_groups", "part_of", "plan_parts", "trained_names"]

@@ -1,0 +1,69 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The result of a training: a folder that loads when it is complete, and not before."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+
+
+@contextmanager
+def replaced_files(folder: Path, key_file: str) -> Iterator[Path]:
+    """An empty folder, whose files come into `folder` at the end, in place of those of the same name.
+
+    Args:
+        folder: the result's; made if it is not there.
+        key_file: the file without which nothing loads it; it comes last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / ".result"
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+    staged.mkdir()
+    try:
+        yield staged
+        (folder / key_file).unlink(missing_ok=True)
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == key_file):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(staged)
+
+
+def stored_dtype(checkpoint: str) -> torch.dtype:
+    """The dtype of a checkpoint's weights."""
+    return AutoConfig.from_pretrained(checkpoint).dtype or torch.float32
+
+
+def write_model(
+    folder: Path,
+    model: PreTrainedModel,
+    processor: LlavaUhdV2Processor,
+    dtype: torch.dtype,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes a complete checkpoint: configurations, weights, processor and chat template.
+
+    Args:
+        folder: see [`replaced_files`].
+        model: which is cast to `dtype`, unless its weights are given.
+        processor: the model's.
+        dtype: of the weights.
+        state: the weights, gathered from all processes, where the model is sharded.
+    """
+    if state is None:
+        model.to(dtype)
+    else:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    with replaced_files(folder, CONFIG_NAME) as staged:
+        model.save_pretrained(staged, state_dict=state)
+        model.config.dtype = dtype
+        model.config.save_pretrained(staged)
+        processor.save_pretrained(staged)
+
+
+__all__ = ["replaced_files", "stored_dtype", "write_model"]
