@@ -136,15 +136,16 @@ def count_view(projector: LlavaUhdV2Projector, views: int) -> dict[str, float]:
     Returns:
         "plain"; "cold": as it runs, products of the weights included; "warm": with these made beforehand.
     """
-    channels, patch_size = projector.window_attention.num_channels, 14
-    maps = [torch.empty(views, channels, 24, 24, device="meta")]
-    pixels = [torch.empty(views, 3, 24 * patch_size, 24 * patch_size, device="meta")]
+    attention, side = projector.window_attention, 24
+    maps = [attention.queries.new_empty(views, attention.num_channels, side, side)]
+    pixels = [attention.queries.new_empty(views, 3, 14 * side, 14 * side)]
     with patch.object(LlavaUhdV2Projector, "can_reorder", return_value=True):
         count(lambda: projector(maps, pixels))  # makes tables that are kept
         cold = count(lambda: projector(maps, pixels))[0]
-        products = count(lambda: projector.multiply_weights([9] * views))[0]
+        with patch("llava_uhd_v2_hf.projector_llava_uhd_v2.folding_pays", return_value=True):
+            warm = count(lambda: projector(maps, pixels))[0] - count(lambda: projector.multiply_weights([]))[0]
     plain = count(lambda: projector(maps, pixels, plain=True))[0]
-    return {"plain": plain / views, "cold": cold / views, "warm": (cold - products) / views}
+    return {"plain": plain / views, "cold": cold / views, "warm": warm / views}
 
 
 def split_projector(total: int, modules: dict[str, int]) -> dict[str, int]:
@@ -206,13 +207,13 @@ def main(
     llms = TEXT_CONFIGS if llm == "all" else [llm]
     counted = {name: count_parts(build_config(name), plan, text_tokens) for name in llms}
     side_by_side.print_table(rows_of(counted, (height, width)), f"{height}x{width}, {plan.num_slices} slices")
-    views = {name: count_view(build_projector(name), plan.num_slices + 1) for name in llms}
+    views = {name: count_view(build_projector(name), len(plan.view_sizes)) for name in llms}
     names = {"plain": "plain order", "cold": "as it runs", "warm": "with weights multiplied beforehand"}
     rows = [
         {"GFLOPs": label} | {llm: figures[side] / 1e9 for llm, figures in views.items()}
         for side, label in names.items()
     ]
-    side_by_side.print_table(rows, f"the projector, a view of 24x24 patches in a call with {plan.num_slices + 1}")
+    side_by_side.print_table(rows, f"the projector, a view of 24x24 patches, {len(plan.view_sizes)} a call")
     if json is not None:
         side_by_side.write_json(
             json,

@@ -202,6 +202,7 @@ def measure_memory(repeats: int) -> dict[str, list[int]]:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    gigaflops = count_gigaflops(arguments)
     encoder, repeats = build(LlavaUhdV2VisionEncoder, arguments), arguments.repeats
     projector = encoder.projector
     sides = Sides(encoder, make_views(projector, arguments.views))
@@ -223,7 +224,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         "levels": arguments.levels,
         "tower_batch": sides.tower_batch,
         "plain_batch": sides.plain_batch,
-        "gigaflops_a_view": count_gigaflops(arguments),
+        "gigaflops_a_view": gigaflops,
         "seconds": {side: spread(values) for side, values in seconds.items()},
         "part_seconds": {
             side: {label: spread([seconds[label] for seconds in runs[1:]]) for label in runs[0]}

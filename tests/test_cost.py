@@ -17,10 +17,10 @@ def plan(height, width, max_slices=6):
     ("size", "dtype", "measured"),
     [
         # python benchmarks/vision_memory.py, on a CPU
-        ((336, 336), torch.float32, 444e6),
-        ((336, 336), torch.bfloat16, 418e6),
-        ((400, 600), torch.float32, 570e6),
-        ((800, 1200), torch.bfloat16, 499e6),
+        ((336, 336), torch.float32, 392e6),
+        ((336, 336), torch.bfloat16, 396e6),
+        ((400, 600), torch.float32, 433e6),
+        ((800, 1200), torch.bfloat16, 427e6),
     ],
 )
 def test_estimate_is_near_the_measured_peak(size, dtype, measured):

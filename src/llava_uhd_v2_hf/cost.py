@@ -63,6 +63,8 @@ def estimate_vision_bytes(views: Mapping[tuple[int, int], int], config: LlavaUhd
     rows = queries * projector.num_query_sets
     weights = levels * channels**2 * 4 + (rows + queries) * width * 4
     weights += max(width, levels * channels) * width * (4 + itemsize)
+    # what they are made of, three times: the heap keeps the room
+    weights += 3 * levels * channels * width * 4
     # a chunk of views: pooled features in float32, and answers on their way out
     cells = max(pool_rows * pool_columns for pool_rows, pool_columns in projector.pooling_grids)
     pooled = queries * levels * cells * channels * 4
