@@ -19,32 +19,30 @@ COLOURS = {
     "green": (20, 180, 40),
     "blue": (20, 50, 240),
     "white": (250, 250, 250),
-    "yellow": (240, 230, 20),
+    "brown": (150, 90, 20),
     "black": (0, 0, 0),
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # each a slice of its own
 QUESTIONS = (
-    "What colour is the disc?",  # one slice
-    "What colour is the square?",
-    "Where is the disc?",  # which slice
-    "What colour is the thing at the top?",  # a slice, and its place
+    "What colour is top left?",  # one slice
+    "What colour is top right?",
+    "What colour is bottom right?",
+    "Where is red?",  # a place among the slices
 )
-CHANCE = sum((1 / 6, 1 / 6, 1 / 4, 1 / 6)) / 4
+# of an answer that belongs to another image: red is in each, three of the other five colours are
+CHANCE = (3 * ((1 / 4) ** 2 + 5 * (3 / 20) ** 2) + 1 / 4) / 4
 
 
 def draw_image(source: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
-    """Two by two slices with a disc in one and a square in another, and the answers to `QUESTIONS`."""
+    """Two by two slices with a disc in each, of four colours, and the answers to `QUESTIONS`."""
     image = Image.new("RGB", (2 * SIZE, 2 * SIZE), (128, 128, 128))
     draw = ImageDraw.Draw(image)
-    disc, square = source.sample(list(COLOURS), 2)
-    row, disc_column, square_column = (source.randrange(2) for _ in range(3))
-    for shape, colour, place in (
-        (draw.ellipse, disc, (row, disc_column)),
-        (draw.rectangle, square, (1 - row, square_column)),
-    ):
-        top, left = (SIZE * side + source.randint(4, 12) for side in place)
-        shape((left, top, left + 40, top + 40), fill=COLOURS[colour])
-    return image, (disc, square, PLACES[2 * row + disc_column], square if row else disc)
+    others = [colour for colour in COLOURS if colour != "red"]
+    colours = source.sample(["red", *source.sample(others, 3)], 4)
+    for place, colour in enumerate(colours):
+        top, left = (SIZE * side + source.randint(4, 12) for side in divmod(place, 2))
+        draw.ellipse((left, top, left + 40, top + 40), fill=COLOURS[colour])
+    return image, (colours[0], colours[1], colours[3], PLACES[colours.index("red")])
 
 
 def write_samples(folder: Path, images: int, seed: int = 0, questions: int = 4) -> Path:

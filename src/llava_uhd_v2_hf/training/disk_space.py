@@ -26,12 +26,12 @@ class DiskSpace(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: object,
     ) -> None:
-        if model is not None and args.save_strategy != "no":
+        if args.should_save and model is not None and args.save_strategy != "no":
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             self.warn(args, sum(3 * parameter.numel() * parameter.itemsize for parameter in trained))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-        if state.global_step < state.max_steps:
+        if args.should_save and state.global_step < state.max_steps:
             files = Path(args.output_dir, f"checkpoint-{state.global_step}").rglob("*")
             self.warn(args, sum(file.stat().st_size for file in files))
 
@@ -42,7 +42,7 @@ class DiskSpace(TrainerCallback):
             needed: bytes of the next one.
         """
         free = shutil.disk_usage(args.output_dir).free
-        if args.should_save and free < needed:
+        if free < needed:
             logger.warning(
                 f"The next checkpoint needs about {needed / 1e9:.1f} GB, but the disk of {args.output_dir} has "
                 f"{free / 1e9:.1f} GB free; make room, or lower `training.save_total_limit`."

@@ -20,7 +20,8 @@ from .parts import PartPlan, apply_plan, optimizer_groups, trained_names
 
 
 class FinetuneTrainer(Trainer):
-    """
+    """Trains part by part, counts what the collator drops, and evaluates by answers.
+
     Args:
         args, kwargs: of `Trainer`; the collator is a [`ConversationCollator`].
         plan: how each part is trained.
