@@ -119,7 +119,8 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self, pyramid: list[torch.Tensor], offsets: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pools every level into its windows: maps (v, c, h, w) -> keys and values, each (v, q, k, d)."""
-        pooling_grid = choose_pooling_grid(*pyramid[0].shape[-2:], self.pooling_grids)
+        height, width = pyramid[0].shape[-2:]
+        pooling_grid = choose_pooling_grid(height, width, self.pooling_grids)
         keys, values = [], []
         for level, offset in zip(self.levels, offsets, strict=True):
             pixels = self.level_projections[str(level)](pyramid[level].flatten(2).mT)
