@@ -675,6 +675,7 @@ def test_two_processes_have_the_curve_of_one(stage, checkpoint, every_other, tmp
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / "ddp.yaml"]
     launch += ["--num_processes", "2", "--main_process_port", "0", "--no_python"]
     assert run_command(*launch, *command(stage, checkpoint, every_other, tmp_path / "two", *more)).wait() == 0
+    assert "| hardware | 2 x CPU |" in (tmp_path / "two/README.md").read_text()
     train(stage, checkpoint, every_other, tmp_path / "one", *more)
     one, two = (logged(tmp_path / run, 12) for run in ("one", "two"))
     assert sorted(one) == list(range(1, 13))

@@ -45,7 +45,9 @@ def share_batch(args: TrainingArguments, batch_size: int) -> None:
 def recipe_values(recipe: Any) -> dict[str, Any]:
     """The recipe as nested dicts, without what `TrainingArguments` has by default."""
     values = asdict(recipe) | {"training": {}}
-    training, default = recipe.training.to_dict(), TrainingArguments(report_to="none").to_dict()
+    training = recipe.training.to_dict()
+    # on the same device: every `TrainingArguments` sets the processes up anew, for all that there are
+    default = TrainingArguments(report_to="none", use_cpu=recipe.training.use_cpu).to_dict() | {"use_cpu": False}
     values["training"] = {name: value for name, value in training.items() if value != default.get(name)}
     return json.loads(json.dumps(values, default=str))
 
