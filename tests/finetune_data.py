@@ -29,8 +29,6 @@ QUESTIONS = (
     "What colour is bottom right?",
     "Where is red?",  # a place among the slices
 )
-# of an answer that belongs to another image: red is in each, three of the other five colours are
-CHANCE = (3 * ((1 / 4) ** 2 + 5 * (3 / 20) ** 2) + 1 / 4) / 4
 
 
 def draw_image(source: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
@@ -61,16 +59,6 @@ def write_samples(folder: Path, images: int, seed: int = 0, questions: int = 4) 
             records.append({"id": len(records), "image": f"{number:03d}.png", "conversations": turns})
     (folder / "samples.json").write_text(json.dumps(records))
     return folder / "samples.json"
-
-
-def permute_images(samples: Path, seed: int = 0) -> Path:
-    """The same samples with the images of others."""
-    records = json.loads(samples.read_text())
-    images = [record["image"] for record in records]
-    random.Random(seed).shuffle(images)
-    permuted = samples.with_name("permuted.json")
-    permuted.write_text(json.dumps([{**record, "image": image} for record, image in zip(records, images)]))
-    return permuted
 
 
 def write_checkpoint(folder: Path, width: int = 64, seed: int = 0) -> Path:
