@@ -19,7 +19,7 @@ COLOURS = {
     "green": (20, 180, 40),
     "blue": (20, 50, 240),
     "white": (250, 250, 250),
-    "brown": (150, 90, 20),
+    "gold": (240, 230, 20),
     "black": (0, 0, 0),
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # each a slice of its own
