@@ -387,7 +387,7 @@ def test_answers_are_compared_without_case_and_space():
 
 LEARN = ["batch_size=16", "training.per_device_train_batch_size=16", "training.logging_steps=10"]
 LEARN += ["training.gradient_checkpointing=false", "training.learning_rate=3e-3"]
-STEPS = 400
+STEPS = 600
 SLOW_PARTS = ["parts.vision_tower.learning_rate=2e-4", "parts.window_attention.learning_rate=1e-3"]
 SLOW_PARTS += [f"training.max_steps={STEPS}", f"training.save_steps={STEPS}"]
 LORA = ["lora.r=32", "lora.alpha=64", "lora.dropout=0"]
