@@ -99,6 +99,17 @@ def test_what_the_template_leaves_out_of_chatml(reference, processors):
         assert set(rest.replace("<|im_start|>", "\n").replace("<|im_end|>", "\n")) == {"\n"}
 
 
+@pytest.mark.parametrize("answer", ["7 dogs", "yellow", "The sign", "  padded"])
+def test_what_is_trained_begins_where_generation_does(vicuna, answer):
+    """Also where an answer begins with a token of a space alone, as digits do."""
+    question = {"role": "user", "content": "How many?"}
+    row = ConversationCollator(vicuna)([{"messages": [question, {"role": "assistant", "content": answer}]}])
+    prompt = vicuna.apply_chat_template([question], add_generation_prompt=True, tokenize=True, return_dict=True)
+    start = len(prompt["input_ids"][0])
+    trained = (row["labels"][0] != -100).nonzero().flatten()
+    assert trained.tolist() == list(range(start, row["input_ids"].shape[1]))
+
+
 def test_the_released_chatml_rule_needs_its_tokens(vicuna):
     with pytest.raises(ValueError, match=r"needs '<\|im_start\|>' as one token.*take 'template'"):
         ConversationCollator(vicuna, label_rule="released-chatml")

@@ -52,9 +52,9 @@ VICUNA_V1_TEMPLATE = (
     {%- elif message.role == "user" -%}
         {{- "USER: " ~ render(message.content) ~ " " -}}
     {%- elif message.role == "assistant" -%}
-        {{- "ASSISTANT: " -}}
+        {{- "ASSISTANT:" -}}
         {%- generation -%}
-            {{- render(message.content) ~ eos_token -}}
+            {{- " " ~ render(message.content) ~ eos_token -}}
         {%- endgeneration -%}
     {%- endif -%}
 {%- endfor -%}
