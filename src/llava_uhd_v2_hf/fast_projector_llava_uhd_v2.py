@@ -30,7 +30,7 @@ BAND_BYTES = 2**22  # a band of the top level's operator
 STRIP_BYTES = 2**26  # the attention's mixtures in a strip of windows, of which each group of heads has its part
 HEAD_GROUPS = 8
 OUTPUT_BYTES = 2**25  # answers that go through the output layers
-ACCELERATOR_FACTOR = 8  # accelerators want more at a time
+ACCELERATOR_FACTOR = 8  # times as much on an accelerator, which takes more at a time; not measured
 
 
 def project_views(
@@ -72,28 +72,16 @@ def project_chunk(
     """As [`project_views`], all views together."""
     grid = (features.shape[-2], features.shape[-1])
     with maybe_autocast(features.device.type, enabled=False):
-        views = pool_views(upsampler, attention, weights, features, pixels, pooling_grid)
+        levels = find_levels(upsampler, features, pixels)
+        views = [
+            recompute(pool_view, view, attention, weights, levels, grid, pooling_grid) for view in range(len(features))
+        ]
+        del levels
         attended = attend(attention, weights, views, grid, pooling_grid)
     del views
     attended = attended.to(attention.output.weight.dtype)
     parts = even_parts(len(attended), budget(OUTPUT_BYTES, attended) // attended[0].nbytes)
     return torch.cat([attention.combine(attended[part]) for part in parts])
-
-
-def pool_views(
-    upsampler: nn.Module,
-    attention: LlavaUhdV2WindowAttention,
-    weights: AttentionWeights,
-    features: torch.Tensor,
-    pixels: torch.Tensor,
-    pooling_grid: tuple[int, int],
-) -> list[tuple[torch.Tensor, ...]]:
-    """The features of each view, divided as the layer norm does and pooled into windows: (q, p, c + 1) a level.
-
-    The last channel is the constant one, divided and pooled likewise.
-    """
-    arguments = (attention, weights, find_levels(upsampler, features, pixels), features.shape[-2:], pooling_grid)
-    return [recompute(pool_view, view, *arguments) for view in range(len(features))]
 
 
 def budget(size: int, tensor: torch.Tensor) -> int:
@@ -123,7 +111,10 @@ def pool_view(
     grid: tuple[int, int],
     pooling_grid: tuple[int, int],
 ) -> tuple[torch.Tensor, ...]:
-    """As [`pool_views`], for one view."""
+    """The features of a view, divided as the layer norm does and pooled into windows: (q, p, c + 1) a level.
+
+    The last channel is the constant one, divided and pooled likewise.
+    """
     coarser = build_operators(levels[:-1], view, grid)
     pooled = []
     for level, gram in zip(attention.levels, weights.grams, strict=True):
