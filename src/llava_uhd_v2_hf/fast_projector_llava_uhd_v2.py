@@ -73,9 +73,9 @@ def project_chunk(
     grid = (features.shape[-2], features.shape[-1])
     with maybe_autocast(features.device.type, enabled=False):
         levels = find_levels(upsampler, features, pixels)
-        views = [
-            recompute(pool_view, view, attention, weights, levels, grid, pooling_grid) for view in range(len(features))
-        ]
+        views = []
+        for view in range(len(features)):
+            views.append(recompute(pool_view, view, attention, weights, levels, grid, pooling_grid))
         del levels
         attended = attend(attention, weights, views, grid, pooling_grid)
     del views
