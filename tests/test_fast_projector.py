@@ -299,6 +299,7 @@ def test_training_follows_inference_of_the_same_size():
     with torch.inference_mode():
         run(projector, *views)
     run(projector, *views).sum().backward()
+    assert all(parameter.grad is not None for parameter in projector.parameters())
 
 
 def test_reordering_pays_at_the_default_size_and_not_for_toys():

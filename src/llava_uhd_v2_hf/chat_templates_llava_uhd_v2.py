@@ -5,7 +5,8 @@ A message's content is a string, used as it is (`<image>` marks the place of an 
 entries. A list with one image becomes `<image>`, a newline and the stripped text, wherever the image stands (the
 released code's rule); in a list with several, each becomes `<image>` and a newline at its own place.
 
-`{% generation %}` marks what is trained on: each answer with its end token. The released code trains the ChatML
+`{% generation %}` marks what is trained on: each answer with its end token, from where generation begins: in the
+Vicuna format from the space before it, which is a token of its own before a digit. The released code trains the ChatML
 format also on `<|im_start|>assistant` and on every `<|im_start|>`, `<|im_end|>` and newline of the other turns; here
 these, and the newline after an answer's `<|im_end|>`, are left out.
 """

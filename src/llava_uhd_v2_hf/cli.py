@@ -23,6 +23,7 @@ from .image_loading_llava_uhd_v2 import as_image, read_pixels
 from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .inspection import inspect_image
 from .inspection_picture import check_suffix, draw_inspection, save_picture
+from .whole_file import written_whole
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -278,7 +279,9 @@ def check(
         )
         report = check_data(settings, processor, num_workers=workers)
         if json_file is not None:
-            json_file.write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            with written_whole(json_file) as unfinished:
+                text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+                unfinished.write_text(f"{text}\n", encoding="utf-8")
         for line in report.describe():
             typer.echo(line)
     if report.stops:

@@ -5,13 +5,13 @@ Lengths are in pixels of the picture; an area to fill is (height, width).
 """
 
 import math
-import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
 from .inspection import Inspection, count_of
+from .whole_file import written_whole
 
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
@@ -62,12 +62,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     check_suffix(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with written_whole(path) as unfinished:
         picture.save(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def draw_inspection(inspection: Inspection) -> Image.Image:

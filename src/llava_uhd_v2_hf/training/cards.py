@@ -1,12 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The README.md of a result, rendered from a template of this folder."""
 
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+
+from ..whole_file import written_whole
 
 
 CARD_NAME = "README.md"
@@ -23,9 +24,8 @@ def render_card(folder: Path, template: str, metadata: ModelCardData, **values: 
     """
     with resources.as_file(resources.files(__package__) / template) as path:
         card = ModelCard.from_template(metadata, template_path=str(path), **values)
-    unfinished = folder / f".{CARD_NAME}.{os.getpid()}"
-    unfinished.write_text(str(card), encoding="utf-8")
-    unfinished.replace(folder / CARD_NAME)
+    with written_whole(folder / CARD_NAME) as unfinished:
+        unfinished.write_text(str(card), encoding="utf-8")
 
 
 __all__ = ["render_card"]

@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
+from ..whole_file import written_whole
+
 
 RECIPE_NAME = "recipe.yaml"
 WINDOW = 10  # logged losses that a card averages
@@ -53,7 +55,8 @@ def recipe_values(recipe: Any) -> dict[str, Any]:
 
 
 def write_recipe(folder: Path, values: dict[str, Any]) -> None:
-    (folder / RECIPE_NAME).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    with written_whole(folder / RECIPE_NAME) as unfinished:
+        unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -2,7 +2,6 @@
 """The result of VDIM pre-training: one small safetensors file with the up-sampler, and its card."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from ..whole_file import written_whole
 from .cards import render_card
 
 
@@ -61,13 +61,10 @@ class VdimFacts:
 
 def save_vdim(folder: Path, upsampler: LlavaUhdV2Upsampler, facts: VdimFacts) -> Path:
     """Writes `folder`/vdim.safetensors, in float32, under a temporary name first; returns its path."""
-    path, unfinished = folder / VDIM_NAME, folder / f".{VDIM_NAME}.{os.getpid()}"
+    path = folder / VDIM_NAME
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in upsampler.state_dict().items()}
-    try:
+    with written_whole(path) as unfinished:
         save_file(tensors, unfinished, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(facts))})
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 
