@@ -44,15 +44,15 @@ def build_projector(channels: int, width: int, dtype: torch.dtype) -> LlavaUhdV2
     return projector
 
 
-def choose_form(projector: LlavaUhdV2Projector, views: int) -> str:
+def choose_form(projector: LlavaUhdV2Projector, views: int, train: bool) -> str:
     """What the rule says."""
     if not reordering_pays(projector.window_attention, GRID, CELLS):
         return "plain"
-    return "folded" if folding_pays(projector.window_attention, [CELLS] * views) else "unfolded"
+    return "folded" if folding_pays(projector.window_attention, [CELLS] * views, train) else "unfolded"
 
 
 def run(projector: LlavaUhdV2Projector, features: torch.Tensor, pixels: torch.Tensor, form: str, train: bool) -> None:
-    rules = {"reordering_pays": lambda *_: form != "plain", "folding_pays": lambda *_: form == "folded"}
+    rules = {"reordering_pays": lambda *_: form != "plain", "folding_pays": lambda *_, **__: form == "folded"}
     with patch.multiple(projector_module, **rules), torch.set_grad_enabled(train):
         [tokens] = projector([features.clone().requires_grad_(train)], [pixels])
         if train:
@@ -67,7 +67,7 @@ def measure(projector: LlavaUhdV2Projector, views: int, repeats: int, train: boo
     pixels = torch.randn(views, 3, 14 * GRID[0], 14 * GRID[1]).to(attention.queries)
     sides = {form: partial(run, projector, features, pixels, form, train) for form in FORMS}
     seconds = side_by_side.alternate(sides, repeats)
-    chosen = choose_form(projector, views)
+    chosen = choose_form(projector, views, train)
     fastest = [min(times) for times in zip(*seconds.values())]
     return {
         "channels": attention.num_channels,

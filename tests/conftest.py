@@ -10,10 +10,13 @@ import gzip  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from finetune_data import write_checkpoint, write_samples  # noqa: E402
+from hub_process import Server  # noqa: E402
 from torch import nn  # noqa: E402
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
@@ -88,6 +91,18 @@ def tiny_model(tiny_config) -> LlavaUhdV2ForConditionalGeneration:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A tiny model with random weights, complete with processor; read it, don't write to it."""
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "model", width=32)
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory) -> Path:
+    """32 samples of 8 images; files of other names may be put beside it."""
+    return write_samples(tmp_path_factory.mktemp("pictures") / "samples", images=8)
+
+
+@pytest.fixture(scope="session")
 def authors_checkpoint(tmp_path_factory) -> Path:
     """A folder as the authors' code saves it: tiny random weights, config and the toy tokenizer."""
     folder = tmp_path_factory.mktemp("authors")
@@ -108,3 +123,13 @@ def converted_checkpoint(authors_checkpoint, tmp_path_factory) -> Path:
     command = [sys.executable, ROOT / "convert/convert_checkpoint.py", authors_checkpoint, folder]
     subprocess.run([*command, "--vision-config", vision_config], check=True)
     return folder
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[Server]:
+    """A small Hub on loopback."""
+    server = Server(tmp_path)
+    yield server
+    server.process.terminate()
+    server.process.wait()
+    server.process.stdout.close()

@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import torch
-from conftest import GOLDEN
 from PIL import Image, ImageDraw
 from processor_files import build_generation_config, build_processor, load_tokenizer
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
 
+TOKENIZER = Path(__file__).parent / "golden/tokenizers/sentencepiece_llama_like"
 SIZE, PATCH = 56, 14  # of a slice and of a patch, in pixels
 COLOURS = {
     "red": (230, 20, 20),
@@ -79,7 +79,7 @@ def write_checkpoint(folder: Path, width: int = 64, seed: int = 0) -> Path:
         row_separator_id=13,
         slice_separator_id=44,
     )
-    tokenizer = load_tokenizer(GOLDEN / "tokenizers/sentencepiece_llama_like", config.text_config)
+    tokenizer = load_tokenizer(TOKENIZER, config.text_config)
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     config.text_config.vocab_size = len(tokenizer)
     torch.manual_seed(seed)

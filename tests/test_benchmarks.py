@@ -106,6 +106,17 @@ def test_projector_forms(tmp_path, options):
         assert_spread(call[form])
 
 
+@pytest.mark.slow
+def test_training(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/training.py", "--tiny", "--threads", "1", "--repeats", "1"]
+    subprocess.run([*command, "--json", tmp_path / "out.json"], check=True, capture_output=True)
+    trainings = json.loads((tmp_path / "out.json").read_text())["trainings"]
+    assert [row.pop("training") for row in trainings] == ["full", "LoRA", "QLoRA"]
+    for row in trainings:
+        for figure in row.values():
+            assert_spread(figure)
+
+
 def test_a_stopwatch_books_nested_functions_apart():
     class Work:
         def outer(self):

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from hub_process import CLI, OWN_CARD
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -30,8 +30,6 @@ from llava_uhd_v2_hf.hub import AUTO_MAP, export_checkpoint, push_checkpoint, re
 
 
 PACKAGE = Path(hub.__file__).parent
-CLI = [sys.executable, "-c", "from llava_uhd_v2_hf.cli import app; app()"]
-OWN_CARD = ["--license", "mit", "--base-model", "org/base", "--dataset", "org/data"]
 OLDEST_TRANSFORMERS = "5.19.0"
 
 
@@ -306,49 +304,6 @@ def test_reshard_keeps_every_tensor_and_is_repeatable(checkpoint, tmp_path):
 
 
 # Push to a server, and load from it
-
-
-class Server:
-    """The small Hub in a process of its own, and clients in theirs."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        command = [sys.executable, ROOT / "tests/hub_server.py", folder / "hub"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.url = self.process.stdout.readline().strip()
-
-    def environment(self, token="writer", home="home"):
-        """Of a client; what it downloads lies in a folder of its own."""
-        environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
-        changes = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(self.folder / home)}
-        return environment | changes | ({"HF_TOKEN": token} if token else {})
-
-    def run(self, command, **environment):
-        return subprocess.run(command, env=self.environment(**environment), text=True, capture_output=True)
-
-    def push(self, *arguments, **environment):
-        return self.run([*CLI, "push", *map(str, arguments), *OWN_CARD], **environment)
-
-    def ask(self, path, value=None):
-        data = None if value is None else json.dumps(value).encode()
-        headers = {"Authorization": "Bearer writer"}
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as response:
-            return json.load(response)
-
-    def files(self, repo_id):
-        return {sibling["rfilename"] for sibling in self.ask(f"/api/models/{repo_id}")["siblings"]}
-
-    def requests(self, method, part):
-        return [entry for entry in self.ask("/_test/requests") if entry["method"] == method and part in entry["path"]]
-
-
-@pytest.fixture
-def server(tmp_path):
-    server = Server(tmp_path)
-    yield server
-    server.process.terminate()
-    server.process.wait()
-    server.process.stdout.close()
 
 
 def compute(source, name, output, python=sys.executable, isolated=False, **options):

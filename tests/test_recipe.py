@@ -103,3 +103,10 @@ def test_values_out_of_range_are_named(setting, message):
     with pytest.raises(ValueError) as error:
         read_recipe(VdimRecipe, "vdim-clip-l-336-released", ["training.report_to=none", setting], stage="vdim")
     assert message in str(error.value)
+
+
+def test_activation_checkpointing_has_its_old_name_in_every_version(recwarn):
+    settings = ["training.report_to=none", "training.gradient_checkpointing=true"]
+    args = read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings, stage="vdim").training
+    assert args.gradient_checkpointing and getattr(args, "activation_checkpointing", True)
+    assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]

@@ -1,20 +1,52 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Whether a name is that of a checkpoint of this model."""
+"""Whether a name is that of a checkpoint of this model, or of an adapter for one."""
 
+import json
 import re
 from pathlib import Path
 
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 
 
-def check_checkpoint(model: str) -> None:
+def is_adapter(model: str) -> bool:
+    """Whether this is the folder or the Hub id of an adapter."""
+    try:
+        return find_adapter_config_file(model) is not None
+    except OSError:  # neither
+        return False
+
+
+def base_of(adapter: str) -> str:
+    """Folder or Hub id of the checkpoint that an adapter belongs to.
+
+    Raises:
+        ValueError: if the adapter doesn't say.
     """
+    config_file = find_adapter_config_file(adapter)
+    base = json.loads(Path(config_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{adapter}/{ADAPTER_CONFIG_NAME} has no `base_model_name_or_path`; write the checkpoint's.")
+    return base
+
+
+def check_checkpoint(model: str) -> str:
+    """Looks whether a model is one of ours.
+
+    Args:
+        model: folder or Hub id of a checkpoint, or of an adapter, whose checkpoint is then looked at.
+
+    Returns:
+        Folder or Hub id of the checkpoint.
+
     Raises:
         OSError: if the Hub has no such checkpoint or can't be reached.
         ValueError: if it is neither a folder with a config.json nor a Hub id, or holds another kind of model.
     """
+    if is_adapter(model):
+        model = base_of(model)
     config_file = Path(model) / "config.json"
     if Path(model).is_dir():
         if not config_file.is_file():
@@ -30,6 +62,7 @@ def check_checkpoint(model: str) -> None:
             f"{model} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
             "Convert a released checkpoint with convert/convert_checkpoint.py first."
         )
+    return model
 
 
-__all__ = ["check_checkpoint"]
+__all__ = ["base_of", "check_checkpoint", "is_adapter"]

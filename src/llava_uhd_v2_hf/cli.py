@@ -51,7 +51,7 @@ def main() -> None:
 
 @app.command()
 def ask(
-    model: Annotated[str, typer.Option(help="Folder of a converted checkpoint, or its Hub id.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint or an adapter.", show_default=False)],
     image: Annotated[list[Path], typer.Option(help="Image file; repeat it for several.", show_default=False)],
     question: Annotated[
         str | None, typer.Argument(help="The question; without one, a chat on standard input.", show_default=False)
@@ -90,9 +90,8 @@ def inspect(
         if model is None:
             image_processor, config = LlavaUhdV2ImageProcessor(), LlavaUhdV2Config()
         else:
-            check_checkpoint(model)
+            config = AutoConfig.from_pretrained(check_checkpoint(model))
             image_processor = AutoImageProcessor.from_pretrained(model)
-            config = AutoConfig.from_pretrained(model)
         picture = read_image(image, image_processor.max_image_pixels)
         inspection = inspect_image(picture, image_processor, config, max_slices)
         if out is not None:
@@ -228,7 +227,7 @@ def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pret
 
 @app.command()
 def merge(
-    adapter: Annotated[str, typer.Argument(help="Folder of an adapter that `train sft` has written.")],
+    adapter: Annotated[str, typer.Argument(help="Folder or Hub id of an adapter that `train sft` has written.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
 ) -> None:
     """Write the checkpoint of an adapter with the adapter in its weights."""

@@ -20,6 +20,11 @@ from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
 from .vdim_llava_uhd_v2 import full_precision
 
 
+# What the numbers of multiplications don't say, measured by benchmarks/projector_forms.py
+TRAINING_FACTOR = 2.0  # a view's work grows by as much more than the folding does, being done again in the backward pass
+PLAIN_FACTOR = 1.6  # time of a multiplication of the plain order, over that of the other
+
+
 @dataclass
 class AttentionWeights:
     """Products of the window attention's weights. x is c + 1 where `folded` (one group a level), else d (one group).
@@ -138,12 +143,13 @@ def sum_weights(attention: LlavaUhdV2WindowAttention) -> torch.Tensor:
     return torch.cat(sums)
 
 
-def folding_pays(attention: LlavaUhdV2WindowAttention, pooled_cells: Sequence[int]) -> bool:
+def folding_pays(attention: LlavaUhdV2WindowAttention, pooled_cells: Sequence[int], training: bool) -> bool:
     """Whether folding the level projections saves more multiplications than it takes.
 
     Args:
         attention: the window attention.
         pooled_cells: how many cells a window of each view has on a level.
+        training: whether there is a backward pass.
     """
     sets, queries, width = attention.queries.shape
     levels, channels = len(attention.levels), attention.num_channels
@@ -154,11 +160,11 @@ def folding_pays(attention: LlavaUhdV2WindowAttention, pooled_cells: Sequence[in
         scores_and_mixtures = 2 * sets * attention.num_heads * keys * (width - channels)
         answers = sets * queries * width * (width - levels * channels)
         saved += keys * channels * width + scores_and_mixtures + answers
-    return saved > folding
+    return saved * (TRAINING_FACTOR if training else 1) > folding
 
 
 def reordering_pays(attention: LlavaUhdV2WindowAttention, grid: tuple[int, int], pooled_cells: int) -> bool:
-    """Whether the other order takes fewer multiplications for a view than the plain one: not with few channels.
+    """Whether the other order takes less time for a view than the plain one: not with few channels.
 
     What both have in common is left out.
 
@@ -174,4 +180,4 @@ def reordering_pays(attention: LlavaUhdV2WindowAttention, grid: tuple[int, int],
     plain = sum(pixels) * channels * width + 2 * keys * width**2
     operators = sum(pixels) * patches**2 + keys * patches * channels
     attended = 2 * sets * attention.num_heads * keys * width + keys * channels * width + sets * queries * width**2
-    return operators + attended < plain
+    return operators + attended < PLAIN_FACTOR * plain

@@ -113,7 +113,8 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         if device_type != "meta" and torch.is_autocast_enabled(device_type):
             dtype = torch.get_autocast_dtype(device_type)
         with maybe_autocast(device_type, enabled=False):
-            return multiply_weights(attention, folding_pays(attention, pooled_cells), dtype)
+            fold = folding_pays(attention, pooled_cells, training=torch.is_grad_enabled())
+            return multiply_weights(attention, fold, dtype)
 
     def fold(self):
         """Keeps the products of the weights for later calls without gradients, until the weights change.

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
+from transformers.utils import ADAPTER_CONFIG_NAME
 
+from ..checkpoint import base_of, is_adapter
 from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .finetune_recipe import LoraSettings, QuantizationSettings
 from .parts import part_of
@@ -21,23 +22,6 @@ from .result_folder import stored_dtype, write_model
 TEXT_MODEL = "model.language_model"
 VISION = "model.visual"
 PROJECTOR = f"{VISION}.projector"
-
-
-def is_adapter(model: str) -> bool:
-    """Whether this is the folder of an adapter."""
-    return (Path(model) / ADAPTER_CONFIG_NAME).is_file()
-
-
-def base_of(adapter: str) -> str:
-    """Folder or Hub id of the checkpoint that an adapter belongs to.
-
-    Raises:
-        ValueError: if the adapter doesn't say.
-    """
-    base = PeftConfig.from_pretrained(adapter).base_model_name_or_path
-    if not base:
-        raise ValueError(f"{adapter}/{ADAPTER_CONFIG_NAME} has no `base_model_name_or_path`; write the checkpoint's.")
-    return base
 
 
 def add_adapter(model: PreTrainedModel, lora: LoraSettings, trained: Collection[str]) -> PeftModel:
@@ -140,7 +124,7 @@ def merge_adapter(adapter: str, output: Path) -> None:
     """Writes the checkpoint of an adapter with the adapter in its weights; the numbers are those of the two together.
 
     Args:
-        adapter: folder of the adapter.
+        adapter: folder or Hub id of the adapter.
         output: folder to write; it must not exist, or be empty.
 
     Raises:
@@ -148,7 +132,7 @@ def merge_adapter(adapter: str, output: Path) -> None:
             `output` then.
     """
     if not is_adapter(adapter):
-        raise ValueError(f"{adapter} is no folder of an adapter: {ADAPTER_CONFIG_NAME} is not there.")
+        raise ValueError(f"{adapter} is no folder and no Hub id of an adapter: {ADAPTER_CONFIG_NAME} is not there.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
     base = base_of(adapter)
@@ -159,10 +143,8 @@ def merge_adapter(adapter: str, output: Path) -> None:
 
 __all__ = [
     "add_adapter",
-    "base_of",
     "go_on_from",
     "half_dtype",
-    "is_adapter",
     "merge_adapter",
     "quantization_config",
 ]

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel, prepare_model_for_kbit_training
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoProcessor, TrainingArguments, set_seed
-from transformers.utils import logging
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import ADAPTER_CONFIG_NAME, logging
 
 from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
-from ..checkpoint import check_checkpoint
+from ..checkpoint import base_of, check_checkpoint, is_adapter
 from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .adapters import add_adapter, base_of, go_on_from, half_dtype, is_adapter, quantization_config
+from .adapters import add_adapter, go_on_from, half_dtype, quantization_config
 from .answers import HeldOutAnswers
 from .collation import ConversationCollator
 from .conversation_data import ConversationDataset
@@ -30,7 +31,15 @@ from .finetune_trainer import FinetuneTrainer
 from .lengths import measure_lengths
 from .parts import PartPlan, apply_plan, describe_plan, part_of, plan_parts
 from .result_folder import replaced_files, stored_dtype, write_model
-from .runs import check_same_recipe, last_checkpoint, recipe_values, share_batch, trained_steps, write_recipe
+from .runs import (
+    PUSHED_CHECKPOINT,
+    check_same_recipe,
+    checkpoint_to_resume,
+    recipe_values,
+    share_batch,
+    trained_steps,
+    write_recipe,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -200,6 +209,22 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
     write_card(folder, trainer, recipe, stage)
 
 
+def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
+    """Sends the result to the repository of the training, without the checkpoints here.
+
+    Raises:
+        OSError: if the Hub can't be reached or refuses it.
+    """
+    HfApi().upload_folder(
+        repo_id=trainer.hub_model_id,
+        folder_path=folder,
+        commit_message="End of training",
+        token=trainer.args.hub_token,
+        revision=trainer.args.hub_revision,
+        ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", f"{PUSHED_CHECKPOINT}/*"],
+    )
+
+
 def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
 
@@ -212,11 +237,11 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
     plan = plan_parts(recipe.parts, stage, args)
-    check_checkpoint(base_of(recipe.model) if is_adapter(recipe.model) else recipe.model)
+    check_checkpoint(recipe.model)
     folder = Path(args.output_dir)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = checkpoint_to_resume(args)
     if checkpoint is not None:
-        check_same_recipe(folder, values, SAME)
+        check_same_recipe(checkpoint.parent, values, SAME)
         logger.warning(f"Going on from {checkpoint}.")
 
     set_seed(args.seed)
@@ -227,6 +252,8 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         write_recipe(folder, values)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_result(folder, trainer, recipe, stage)
+    if args.push_to_hub and trainer.is_world_process_zero():
+        push_result(folder, trainer)
     trainer.accelerator.wait_for_everyone()
     return folder
 

@@ -10,7 +10,9 @@ from huggingface_hub import ModelCardData
 from peft import PeftModel
 
 from ..card import LIBRARY, PIPELINE_TAG, TAGS
+from ..checkpoint import base_of, is_adapter
 from .cards import render_card
+from .data_recipe import read_sources
 from .finetune_recipe import FinetuneRecipe
 from .finetune_trainer import FinetuneTrainer
 from .runs import mean_losses
@@ -24,6 +26,8 @@ def write_card(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, s
     args, data = trainer.args, recipe.data
     evaluations = [entry for entry in trainer.state.log_history if "eval_exact_match" in entry]
     adapter = isinstance(trainer.model, PeftModel)
+    base = base_of(recipe.model) if is_adapter(recipe.model) else recipe.model
+    sources = [source.path for source in read_sources(data)]
     render_card(
         folder,
         "finetune_card.md",
@@ -31,9 +35,11 @@ def write_card(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, s
             library_name="peft" if adapter else LIBRARY,
             pipeline_tag=PIPELINE_TAG,
             tags=TAGS,
-            base_model=None if Path(recipe.model).exists() else recipe.model,
+            base_model=None if Path(base).exists() else base,
+            datasets=[source for source in sources if not Path(source).exists()] or None,
         ),
         title=folder.resolve().name,
+        name=trainer.hub_model_id if args.push_to_hub else folder.resolve().name,
         adapter=adapter,
         model=shown_name(recipe.model),
         stage=stage,

@@ -10,13 +10,16 @@ import torch
 from peft import PeftModel
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import Trainer, TrainerControl
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .answers import HeldOutAnswers
 from .collation import ConversationCollator
 from .lengths import ModalityLengthSampler
 from .parts import PartPlan, apply_plan, optimizer_groups, trained_names
+
+
+logger = logging.get_logger(__name__)
 
 
 class FinetuneTrainer(Trainer):
@@ -108,3 +111,20 @@ class FinetuneTrainer(Trainer):
             (folder / CONFIG_NAME).unlink()  # without which nothing takes it for a model
         elif self.args.should_save:
             self.processor.save_pretrained(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As `Trainer._push_from_checkpoint`, with the processor, so that what is pushed loads."""
+        self._warn_of_failed_pushes()
+        if self.args.should_save and not self.partial:
+            self.processor.save_pretrained(self.args.output_dir)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._warn_of_failed_pushes()
+
+    def _warn_of_failed_pushes(self) -> None:
+        """Trainer pushes in the background and never looks at what came of it."""
+        for job in getattr(getattr(self, "push_in_progress", None), "jobs", ()):
+            if job.done() and (error := job.exception()):
+                logger.warning(f"A checkpoint was not pushed to {self.hub_model_id}; training goes on. {error}")

@@ -19,6 +19,11 @@ from huggingface_hub.dataclasses import type_validator
 
 
 Recipe = TypeVar("Recipe")
+# fields of `TrainingArguments` that newer versions of transformers warn of, and what they call them
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,6 +83,7 @@ def build(kind: type[Recipe], values: Mapping[str, Any], section: str = "", whol
     allowed = {field.name: hints[field.name] for field in _settable(kind)}
     arguments: dict[str, Any] = {}
     for key, value in values.items():
+        key = RENAMED[key] if RENAMED.get(key) in allowed else key
         if key not in allowed:
             raise ValueError(_describe_unknown(f"{section}{key}", whole))
         name, part = f"{section}{key}", _section_type(allowed[key])
@@ -180,4 +186,4 @@ def _describe_unknown(name: str, whole: type) -> str:
     return f"The recipe has an unknown key `{name}`; {hint}"
 
 
-__all__ = ["build", "read_recipe", "shipped_recipes"]
+__all__ = ["RENAMED", "build", "read_recipe", "shipped_recipes"]

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..whole_file import written_whole
+from .recipe import RENAMED
 
 
 RECIPE_NAME = "recipe.yaml"
+PUSHED_CHECKPOINT = "last-checkpoint"  # the name that `hub_strategy: checkpoint` gives it on the Hub
 WINDOW = 10  # logged losses that a card averages
 
 
@@ -50,7 +53,11 @@ def recipe_values(recipe: Any) -> dict[str, Any]:
     training = recipe.training.to_dict()
     # on the same device: every `TrainingArguments` sets the processes up anew, for all that there are
     default = TrainingArguments(report_to="none", use_cpu=recipe.training.use_cpu).to_dict() | {"use_cpu": False}
-    values["training"] = {name: value for name, value in training.items() if value != default.get(name)}
+    values["training"] = {
+        name: value
+        for name, value in training.items()
+        if value != default.get(name) and name not in RENAMED.values()  # every version reads the old names
+    }
     return json.loads(json.dumps(values, default=str))
 
 
@@ -59,21 +66,43 @@ def write_recipe(folder: Path, values: dict[str, Any]) -> None:
         unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
+def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
+    """`args.resume_from_checkpoint`, or else the last checkpoint in `args.output_dir`; None if there is none.
+
+    Raises:
+        ValueError: if `resume_from_checkpoint` is no checkpoint.
+    """
+    if args.resume_from_checkpoint is None:
+        return last_checkpoint(Path(args.output_dir))
+    checkpoint = Path(args.resume_from_checkpoint)
+    try:
+        trained_steps(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`training.resume_from_checkpoint`={checkpoint} is no checkpoint of a training: {error}; set it to a "
+            "folder like checkpoint-500, or leave it out to go on from the last one."
+        ) from error
+    return checkpoint
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: what a kill left is passed over."""
-    if not folder.is_dir():
-        return None
-    for checkpoint in reversed(sort_checkpoints(str(folder))):
-        try:
-            trained_steps(Path(checkpoint))
-        except (OSError, ValueError):
-            continue
-        return Path(checkpoint)
-    return None
+    """The checkpoint with the most steps, of a training here or downloaded from the Hub.
+
+    One that was not written to its end, as a kill leaves it, is passed over.
+    """
+    steps = {}
+    for checkpoint in (*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), folder / PUSHED_CHECKPOINT):
+        with suppress(OSError, ValueError):
+            steps[checkpoint] = trained_steps(checkpoint)
+    return max(steps, key=steps.__getitem__, default=None)
 
 
 def trained_steps(checkpoint: Path) -> int:
-    """Steps before a checkpoint."""
+    """Steps before a checkpoint.
+
+    Raises:
+        OSError, ValueError: if it is none, or not whole.
+    """
     return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
 
 
@@ -124,9 +153,10 @@ def mean_losses(log_history: list[dict[str, float]]) -> dict[str, float]:
 
 
 __all__ = [
+    "PUSHED_CHECKPOINT",
     "RECIPE_NAME",
     "check_same_recipe",
-    "last_checkpoint",
+    "checkpoint_to_resume",
     "mean_losses",
     "recipe_values",
     "share_batch",

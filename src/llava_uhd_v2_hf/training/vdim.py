@@ -12,7 +12,7 @@ from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
 from .runs import (
     check_same_recipe,
-    last_checkpoint,
+    checkpoint_to_resume,
     mean_losses,
     recipe_values,
     share_batch,
@@ -155,9 +155,9 @@ def train_vdim(recipe: VdimRecipe) -> Path:
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
     folder = Path(args.output_dir)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = checkpoint_to_resume(args)
     if checkpoint is not None:
-        check_same_recipe(folder, values, SAME, free=["data.max_unreadable"])
+        check_same_recipe(checkpoint.parent, values, SAME, free=["data.max_unreadable"])
         logger.warning(f"Going on from {checkpoint}.")
 
     set_seed(args.seed)

@@ -1,0 +1,80 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Trainings of a tiny model, in this process or in others, for tests."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+from conftest import ROOT
+from hub_process import CLI
+from transformers import AutoModelForImageTextToText
+
+from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
+from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.training.finetune import build_trainer, finetune, open_data, prepare_arguments
+from llava_uhd_v2_hf.training.finetune_recipe import FinetuneRecipe
+from llava_uhd_v2_hf.training.parts import plan_parts
+from llava_uhd_v2_hf.training.recipe import read_recipe
+
+
+ACCELERATE = ROOT / "src/llava_uhd_v2_hf/training/accelerate"
+RECIPES = {"pretrain": "pretrain-vicuna-7b", "sft": "sft-paper"}
+PLAIN = ("data.pre_resize=null",)
+
+
+def settings(model, source, output, *more):
+    return [
+        f"model={model}",
+        "batch_size=8",
+        f"data.source={source}",
+        "data.images=null",
+        f"training.output_dir={output}",
+        "training.max_steps=3",
+        "training.learning_rate=1e-3",
+        "training.per_device_train_batch_size=8",
+        "training.logging_steps=1",
+        "training.dataloader_num_workers=0",
+        "training.report_to=none",
+        "training.disable_tqdm=true",
+        "training.use_cpu=true",
+        "training.bf16=false",
+        *more,
+    ]
+
+
+def make_recipe(stage, *arguments):
+    return read_recipe(FinetuneRecipe, RECIPES[stage], [*settings(*arguments), *PLAIN], stage=stage)
+
+
+def train(stage, *arguments):
+    return finetune(make_recipe(stage, *arguments), stage)
+
+
+def trainer_of(recipe, stage):
+    args = prepare_arguments(recipe)
+    plan = plan_parts(recipe.parts, stage, args)
+    return build_trainer(recipe, stage, args, plan, open_data(recipe, args, None))
+
+
+def logged(output, step, name="loss"):
+    history = json.loads((output / f"checkpoint-{step}/trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry[name] for entry in history if name in entry}
+
+
+def load(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+
+def dataset_of(source):
+    return ConversationDataset(ConversationData(source=str(source)))
+
+
+def run_command(*arguments, environment=os.environ, **options):
+    environment = environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([*map(str, arguments)], env=environment, **options)
+
+
+def command(stage, *arguments):
+    return [*CLI, "train", stage, RECIPES[stage], *settings(*arguments), *PLAIN]
