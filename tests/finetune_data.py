@@ -19,8 +19,8 @@ COLOURS = {
     "green": (20, 180, 40),
     "blue": (20, 50, 240),
     "white": (250, 250, 250),
-    "brown": (150, 90, 20),
-    "black": (0, 0, 0),
+    "yellow": (240, 230, 20),
+    "purple": (140, 20, 200),
 }
 PLACES = ("top left", "top right", "bottom left", "bottom right")  # each a slice of its own
 QUESTIONS = (
@@ -29,17 +29,19 @@ QUESTIONS = (
     "What colour is bottom right?",
     "Where is red?",  # a place among the slices
 )
+# of an answer that belongs to another image: red is in each, three of the other five colours are
+CHANCE = (3 * ((1 / 4) ** 2 + 5 * (3 / 20) ** 2) + 1 / 4) / 4
 
 
 def draw_image(source: random.Random) -> tuple[Image.Image, tuple[str, ...]]:
-    """Two by two slices with a disc in each, of four colours, and the answers to `QUESTIONS`."""
+    """Two by two slices with a square in each, of four colours, and the answers to `QUESTIONS`."""
     image = Image.new("RGB", (2 * SIZE, 2 * SIZE), (128, 128, 128))
     draw = ImageDraw.Draw(image)
     others = [colour for colour in COLOURS if colour != "red"]
     colours = source.sample(["red", *source.sample(others, 3)], 4)
     for place, colour in enumerate(colours):
-        top, left = (SIZE * side + source.randint(4, 12) for side in divmod(place, 2))
-        draw.ellipse((left, top, left + 40, top + 40), fill=COLOURS[colour])
+        top, left = (SIZE * side + source.randint(0, 6) for side in divmod(place, 2))
+        draw.rectangle((left, top, left + 49, top + 49), fill=COLOURS[colour])
     return image, (colours[0], colours[1], colours[3], PLACES[colours.index("red")])
 
 
@@ -59,6 +61,16 @@ def write_samples(folder: Path, images: int, seed: int = 0, questions: int = 4) 
             records.append({"id": len(records), "image": f"{number:03d}.png", "conversations": turns})
     (folder / "samples.json").write_text(json.dumps(records))
     return folder / "samples.json"
+
+
+def permute_images(samples: Path, seed: int = 0) -> Path:
+    """The same samples with the images of others."""
+    records = json.loads(samples.read_text())
+    images = [record["image"] for record in records]
+    random.Random(seed).shuffle(images)
+    permuted = samples.with_name("permuted.json")
+    permuted.write_text(json.dumps([{**record, "image": image} for record, image in zip(records, images)]))
+    return permuted
 
 
 def write_checkpoint(folder: Path, width: int = 64, seed: int = 0) -> Path:

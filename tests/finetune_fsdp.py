@@ -1,10 +1,10 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The command `llava-uhd-v2` for `accelerate launch`, with FSDP on CPUs: finetune_fsdp.py train sft ARGUMENTS.
 
-accelerate takes the configuration's FSDP for accelerators alone. All that it does then works on CPUs too.
+accelerate takes its configuration of FSDP for accelerators alone, though what it then does needs none.
 """
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 from llava_uhd_v2_hf.cli import app
@@ -15,8 +15,11 @@ def shard_on_cpus():
 
     def start_sharded(self, *args, fsdp_plugin=None, **kwargs):
         start(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None:
+        if fsdp_plugin is not None:  # from here on as for accelerators
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = start_sharded
 

@@ -26,6 +26,7 @@ class Server:
         """Of a client; what it downloads lies in a folder of its own."""
         environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
         changes = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(self.folder / home)}
+        changes["OMP_NUM_THREADS"] = "1"  # as conftest.py has it
         return environment | changes | ({"HF_TOKEN": token} if token else {})
 
     def run(self, command, cwd=None, **environment):

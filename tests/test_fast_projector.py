@@ -307,7 +307,10 @@ def test_reordering_pays_at_the_default_size_and_not_for_toys():
         attention = LlavaUhdV2WindowAttention(LlavaUhdV2Config())
     assert reordering_pays(attention, (24, 24), 9) and reordering_pays(attention, (12, 48), 8)
     assert not reordering_pays(small_projector().window_attention, (24, 24), 9)
-    for channels, pays in ((128, False), (256, True)):  # on either side of equal times, by benchmarks/projector_forms.py
+    for channels, pays in (
+        (128, False),
+        (256, True),
+    ):  # on either side of equal times, by benchmarks/projector_forms.py
         attention = small_projector(channels, 2 * channels, query_grid=[12, 12]).window_attention
         assert reordering_pays(attention, (24, 24), 9) is pays
 

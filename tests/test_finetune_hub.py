@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from finetune_runs import command, logged
+from finetune_runs import command, logged, train
 from hub_process import CLI
 from safetensors.torch import load_file
 
@@ -16,25 +16,34 @@ from llava_uhd_v2_hf.training.runs import trained_steps
 
 
 STEPS = 24
-PUSHED = ["model=org/base", f"training.max_steps={STEPS}", "training.save_steps=3"]
-PUSHED += ["training.push_to_hub=true", "training.hub_model_id=org/tuned", "training.hub_strategy=checkpoint"]
+STEPS_AND_SAVES = [f"training.max_steps={STEPS}", "training.save_steps=3"]
+PUSHED = [
+    *STEPS_AND_SAVES,
+    "training.push_to_hub=true",
+    "training.hub_model_id=org/tuned",
+    "training.hub_strategy=checkpoint",
+]
 KINDS = {"pretrain": [], "sft": [], "lora": ["lora.r=4", "parts.vision_tower.train=false"]}
 
-# what AutoModel and AutoProcessor make of a folder or a repository, by the logits of an answer's first token
+# what AutoModel and AutoProcessor make of folders and repositories, by the logits of an answer's first token
 LOGITS = """
+import json
 import sys
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 import llava_uhd_v2_hf
 
-name, image = sys.argv[1:]
-model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
+image, *names = sys.argv[1:]
 content = [{"type": "image", "url": image}, {"type": "text", "text": "Where is red?"}]
-inputs = AutoProcessor.from_pretrained(name).apply_chat_template(
-    [{"role": "user", "content": content}],
-    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-)
-print(model(**inputs).logits[0, -1].tolist())
+found = []
+for name in names:
+    inputs = AutoProcessor.from_pretrained(name).apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
+    found.append(model(**inputs).logits[0, -1].tolist())
+print(json.dumps(found))
 """
 
 
@@ -45,9 +54,12 @@ def base(server, tiny_checkpoint):
     return "org/base"
 
 
+def stage_of(kind):
+    return "pretrain" if kind == "pretrain" else "sft"
+
+
 def line(kind, samples, output, *more):
-    stage = "pretrain" if kind == "pretrain" else "sft"
-    return command(stage, "org/base", samples, output, *PUSHED, *KINDS[kind], *more)
+    return command(stage_of(kind), "org/base", samples, output, *PUSHED, *KINDS[kind], *more)
 
 
 def run(server, arguments, cwd=None):
@@ -59,7 +71,7 @@ def run(server, arguments, cwd=None):
 @pytest.mark.slow
 @pytest.mark.usefixtures("base")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_goes_on_from_what_it_has_pushed(kind, server, samples, tmp_path):
+def test_a_training_goes_on_from_what_it_has_pushed(kind, server, tiny_checkpoint, samples, tmp_path):
     server.ask("/api/repos/create", {"organization": "org", "name": "tuned"})
     arguments = [*map(str, line(kind, samples, tmp_path / "first"))]
     with subprocess.Popen(arguments, env=server.environment()) as killed:
@@ -73,8 +85,7 @@ def test_a_training_goes_on_from_what_it_has_pushed(kind, server, samples, tmp_p
     run(server, [*download, tmp_path / "second"])
     assert trained_steps(tmp_path / "second/last-checkpoint") < STEPS
     run(server, line(kind, samples, tmp_path / "second"))
-    without = ["training.push_to_hub=false", "training.hub_model_id=null", "training.hub_strategy=end"]
-    run(server, line(kind, samples, tmp_path / "whole", *without))
+    train(stage_of(kind), tiny_checkpoint, samples, tmp_path / "whole", *STEPS_AND_SAVES, *KINDS[kind])
     assert logged(tmp_path / "second", STEPS) == logged(tmp_path / "whole", STEPS)
 
     files = server.files("org/tuned")
@@ -86,10 +97,8 @@ def test_a_training_goes_on_from_what_it_has_pushed(kind, server, samples, tmp_p
     assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
 
     image = samples.with_name("000.png")
-    pushed, local, before = (
-        json.loads(run(server, [sys.executable, "-c", LOGITS, name, image]).stdout)
-        for name in ("org/tuned", tmp_path / "whole", "org/base")
-    )
+    names = ["org/tuned", tmp_path / "whole", "org/base"]
+    pushed, local, before = json.loads(run(server, [sys.executable, "-c", LOGITS, image, *names]).stdout)
     assert pushed == pytest.approx(local, abs=1e-4)
     assert max(abs(ours - theirs) for ours, theirs in zip(pushed, before)) > 0.01
 

@@ -15,7 +15,7 @@ from llava_uhd_v2_hf.cli import app
 from llava_uhd_v2_hf.training.answers import generate_answers, is_exact
 
 
-STEPS = 600
+STEPS = 550
 LEARN = ["batch_size=16", "training.per_device_train_batch_size=16", "training.logging_steps=10"]
 LEARN += ["training.gradient_checkpointing=false", "training.learning_rate=3e-3"]
 SLOW_PARTS = ["parts.vision_tower.learning_rate=2e-4", "parts.window_attention.learning_rate=1e-3"]
@@ -38,7 +38,7 @@ def exact_match(answers, source):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """64 samples to learn from, and 32 others."""
+    """64 images to learn from, and 32 others; four questions about each."""
     folder = tmp_path_factory.mktemp("pictures")
     return write_samples(folder / "training", images=64), write_samples(folder / "held-out", images=32, seed=1)
 

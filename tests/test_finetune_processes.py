@@ -8,10 +8,11 @@ import sys
 import time
 
 import pytest
-import sharded_steps
 import torch
 from conftest import ROOT
 from finetune_runs import ACCELERATE, command, logged, run_command, train
+from hub_process import CLI
+from PIL import Image
 from safetensors.torch import load_file
 
 
@@ -41,42 +42,62 @@ def test_a_killed_training_goes_on_with_the_same_losses(stage, more, tiny_checkp
 
 @pytest.fixture(scope="module")
 def every_other(samples):
-    """Every other sample is text, so that in some steps one of two processes has no image."""
+    """Every other sample is text, so that in some steps one of two processes has no image; images differ in shape."""
     records = json.loads(samples.read_text())
     for record in records[::2]:
         record.pop("image")
         record["conversations"][0]["value"] = record["conversations"][0]["value"].removeprefix("<image>\n")
+    for number, record in enumerate(records[1::2]):
+        image = Image.open(samples.with_name(record["image"]))
+        record["image"] = f"shaped-{number}.png"
+        image.resize((60 + 17 * number, 110)).save(samples.with_name(record["image"]))
     samples.with_name("every-other.json").write_text(json.dumps(records))
     return samples.with_name("every-other.json")
+
+
+TOGETHER = ["chat_template=null", "upsampler_dropout=false", "batch_size=2"]
+TOGETHER += ["training.max_steps=12", "training.save_steps=6"]
+
+
+def launch(configuration, program):
+    """Two processes of a program, by the configuration that the package has."""
+    arguments = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / configuration]
+    arguments += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
+    assert run_command(*arguments, *program).wait() == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_two_processes_have_the_curve_of_one(stage, tiny_checkpoint, every_other, tmp_path):
-    more = ["chat_template=null", "upsampler_dropout=false", "batch_size=2"]
-    more += ["training.max_steps=12", "training.save_steps=6"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / "ddp.yaml"]
-    launch += ["--num_processes", "2", "--main_process_port", "0", "--no_python"]
-    assert run_command(*launch, *command(stage, tiny_checkpoint, every_other, tmp_path / "two", *more)).wait() == 0
+    launch("ddp.yaml", ["--no_python", *command(stage, tiny_checkpoint, every_other, tmp_path / "two", *TOGETHER)])
     assert "| hardware | 2 x CPU |" in (tmp_path / "two/README.md").read_text()
-    train(stage, tiny_checkpoint, every_other, tmp_path / "one", *more)
+    train(stage, tiny_checkpoint, every_other, tmp_path / "one", *TOGETHER)
     one, two = (logged(tmp_path / run, 12) for run in ("one", "two"))
     assert sorted(one) == list(range(1, 13))
     assert two == pytest.approx(one, rel=1e-3)
     shutil.rmtree(tmp_path / "two/checkpoint-12")  # one process goes on where two stopped
-    train(stage, tiny_checkpoint, every_other, tmp_path / "two", *more)
+    train(stage, tiny_checkpoint, every_other, tmp_path / "two", *TOGETHER)
     assert logged(tmp_path / "two", 12) == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.slow
-def test_sharded_processes_take_the_steps_of_one(tiny_checkpoint, every_other, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = ROOT / "tests/sharded_steps.py"
-    assert run_command(*launch, script, tiny_checkpoint, every_other, tmp_path / "two.pt").wait() == 0
-    model = sharded_steps.load(tiny_checkpoint)
-    losses = sharded_steps.take_steps(model, tiny_checkpoint, str(every_other))
-    sharded = torch.load(tmp_path / "two.pt", weights_only=True)
-    torch.testing.assert_close(sharded["losses"], losses, rtol=1e-4, atol=0)
-    assert losses[-1] != losses[0]
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(sharded["state"][name], parameter.detach(), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("more", [[], ["lora.r=4", "lora.dropout=0", "parts.vision_tower.train=false"]])
+def test_two_sharded_processes_have_the_curve_of_one(more, tiny_checkpoint, every_other, tmp_path):
+    more = [*TOGETHER, *more, f"evaluation.data.source={every_other}", "evaluation.max_new_tokens=6"]
+    more += ["evaluation.samples=7", "training.eval_strategy=steps", "training.eval_steps=6"]
+    more += ["training.per_device_eval_batch_size=2"]
+    program = command("sft", tiny_checkpoint, every_other, tmp_path / "two", *more)[len(CLI) :]
+    launch("fsdp2.yaml", [ROOT / "tests/finetune_fsdp.py", *program])
+    train("sft", tiny_checkpoint, every_other, tmp_path / "one", *more)
+    one, two = (logged(tmp_path / run, 12) for run in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-3)
+    assert logged(tmp_path / "two", 12, "eval_exact_match").keys() == {6, 12}
+    name = "adapter_model.safetensors" if "lora.r=4" in more else "model.safetensors"
+    for folder in ("", "checkpoint-12"):
+        ours, theirs = (load_file(tmp_path / run / folder / name) for run in ("two", "one"))
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    shutil.rmtree(tmp_path / "two/checkpoint-12")
+    launch("fsdp2.yaml", [ROOT / "tests/finetune_fsdp.py", *program])
+    assert logged(tmp_path / "two", 12) == two

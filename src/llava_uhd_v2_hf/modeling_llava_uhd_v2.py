@@ -6,6 +6,7 @@ Shape letters: i images, b batch, n tokens of the prompt, n_i tokens of image i,
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -239,16 +240,16 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             )
 
     def _touch_vision(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Adds zero, by way of the whole vision encoder: a view of one patch, weighted zero.
+        """Adds zero, by way of an image of one patch, weighted zero.
 
         A batch without images then gives every trained parameter a gradient (of zero) and, where the model is
         sharded, takes part in the same collectives as the batches with images on other ranks.
         """
         patch_size = self.config.vision_config.patch_size
         pixel_values = inputs_embeds.new_zeros(1, 1, 3 * patch_size**2)
-        plan = SlicePlan((0, 0), (0, 0), (patch_size, patch_size))
-        tokens = self.visual(pixel_values, [plan]).tokens[0].to(inputs_embeds)
-        return inputs_embeds + 0.0 * tokens.nan_to_num(0.0, 0.0, 0.0).sum()
+        image_sizes = torch.tensor([SlicePlan((0, 0), (0, 0), (patch_size, patch_size)).to_image_size()], device="cpu")
+        [tokens] = self.get_image_features(pixel_values, image_sizes, return_dict=True).pooler_output
+        return inputs_embeds + 0.0 * tokens.to(inputs_embeds).nan_to_num(0.0, 0.0, 0.0).sum()
 
     @merge_with_config_defaults
     @can_return_tuple
@@ -357,6 +358,12 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
     ) -> BaseModelOutputWithPooling:
         """Encodes images, see [`~LlavaUhdV2Model.get_image_features`]."""
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
+
+    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Lets `forward` encode the images where processes work together: there, those without any take part."""
+        if torch.distributed.is_initialized():
+            return model_kwargs
+        return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
 
     @merge_with_config_defaults
     @can_return_tuple

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
@@ -46,7 +47,11 @@ def generate_answers(
     training = model.training
     model.eval()
     try:
-        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True)
+        # `generate` itself does not see that accelerate has sharded the model
+        synced = True if isinstance(model, FSDPModule) else None
+        tokens = model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, synced_gpus=synced
+        )
     finally:
         model.train(training)
     return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
