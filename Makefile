@@ -17,7 +17,7 @@ INSTALLED := .venv/installed
 .PHONY: demo lint test
 
 test: lint
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

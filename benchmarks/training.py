@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +55,7 @@ class Alternate(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         plain = SIDES[state.global_step % 2] == "plain"
-        self.projector.forward = partial(self.forward, plain=True) if plain else self.forward
+        self.projector.forward = lambda *tensors, **_: self.forward(*tensors, plain=plain)
         reset_peak()
         self.start = time.perf_counter()
 
