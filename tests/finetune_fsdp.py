@@ -1,12 +1,14 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The command `llava-uhd-v2` for `accelerate launch`, with FSDP on CPUs: finetune_fsdp.py train sft ARGUMENTS.
 
-accelerate takes its configuration of FSDP for accelerators alone, though what it then does needs none.
+accelerate takes its configuration of FSDP for accelerators alone, though what it then does needs none. The projector
+runs in the order that pays at real sizes.
 """
 
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
+from llava_uhd_v2_hf import projector_llava_uhd_v2
 from llava_uhd_v2_hf.cli import app
 
 
@@ -26,4 +28,5 @@ def shard_on_cpus():
 
 if __name__ == "__main__":
     shard_on_cpus()
+    projector_llava_uhd_v2.reordering_pays = lambda *_: True
     app()
