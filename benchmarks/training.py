@@ -6,7 +6,7 @@
 
 The recipes `sft-vicuna-7b`, `sft-lora` and `sft-qlora` train a mid-size model with random weights, by transformers'
 `Trainer`, on the GPU where there is one: a projector of the released size for its width, a tower of CLIP-ViT-L's width
-with 6 layers, and a Llama of 4 layers. A sample is an image of two slices and an overview and 31 tokens of text. The
+with 6 layers, and a Llama of 4 layers. A sample is an image of two slices and an overview and 16 tokens of text. The
 sides alternate step by step in one training. Memory is the peak of a step in another process, everything included:
 weights, gradients and the optimiser's state; on a CPU glibc is told there to give back what is freed.
 """
