@@ -47,7 +47,11 @@ def fetch(version: str) -> Path:
             for name in FILES:
                 source = archive.extractfile(f"transformers-{version}/tests/{name}")
                 (unpacked / name).write_bytes(source.read())
-        unpacked.rename(folder)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # it is where another process was faster
+                raise
     return folder
 
 
