@@ -37,9 +37,3 @@ def pytest_runtest_makereport(item):
             report.outcome = "failed"
             report.longrepr = f"{message}\nThis reason is not listed in {item.path.with_name('skips.py')}."
     return report
-
-
-def pytest_report_teststatus(report):
-    """Counts apart the tests that are about something our classes don't have."""
-    if getattr(report, "not_applicable", False):
-        return "not applicable", "n", "NOT APPLICABLE"
