@@ -12,7 +12,6 @@ process a side, above what is there before it, weights included; on a CPU glibc 
 
 import argparse
 import copy
-import ctypes
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from side_by_side import (
     time_once,
     write_json,
 )
-from vision_memory import DEVICE, read_status
+from vision_memory import DEVICE, read_peak, reset_peak
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf import fast_projector_llava_uhd_v2 as fast_projector
@@ -169,25 +168,14 @@ def count_activations(projector: LlavaUhdV2Projector, views: Views, plain: bool)
     return sum(saved.values())
 
 
-def measure_peak(run: Callable[[], None]) -> int:
-    """Bytes above what is there before the call."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps would hide what the call takes
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = read_status("VmRSS")
-    run()
-    return read_status("VmHWM") - before
-
-
 def measure_side(arguments: argparse.Namespace) -> int:
-    """Peak of a call of one side, in this process."""
+    """Peak of a call of one side, in this process: bytes above what is there before."""
     projector, plain = build(LlavaUhdV2Projector, arguments), arguments.side == "plain"
     project(projector, make_views(projector, 1), plain=plain)  # libraries start their own memory
-    return measure_peak(partial(project, projector, make_views(projector, arguments.views), plain=plain))
+    views = make_views(projector, arguments.views)
+    before = reset_peak()
+    project(projector, views, plain=plain)
+    return read_peak() - before
 
 
 def measure_memory(repeats: int) -> dict[str, list[int]]:

@@ -11,7 +11,6 @@ sides alternate step by step in one training. Memory is the peak of a step in an
 weights, gradients and the optimiser's state; on a CPU glibc is told there to give back what is freed.
 """
 
-import ctypes
 import json
 import os
 import subprocess
@@ -27,7 +26,7 @@ import typer
 from generate import IMAGE_TOKEN, TEXT, TINY_TEXT, TINY_VISION, collate, make_samples
 from projector import GIVE_BACK
 from transformers import Trainer, TrainerCallback
-from vision_memory import DEVICE, read_status
+from vision_memory import DEVICE, read_peak, reset_peak
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.training.finetune import load_model, prepare_arguments
@@ -64,19 +63,6 @@ class Alternate(TrainerCallback):
         self.figures.append({"seconds": time.perf_counter() - self.start, "bytes": read_peak()})
 
 
-def reset_peak() -> None:
-    side_by_side.wait_for_device()
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def read_peak() -> int:
-    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else read_status("VmHWM")
-
-
 def write_model(folder: Path, tiny: bool) -> None:
     config = LlavaUhdV2Config(
         vision_config=TINY_VISION if tiny else VISION,
@@ -99,7 +85,7 @@ def measure_steps(kind: str, model: str, samples: int, steps: int) -> list[dict[
     batch = collate(make_samples(network, [IMAGE_SIZE] * samples))
     batch["labels"] = batch["input_ids"].masked_fill(batch["input_ids"] == IMAGE_TOKEN, -100)
     clock = Alternate(network)
-    data = [dict.fromkeys(("sample",), 0)] * samples * steps
+    data = [{"sample": 0}] * samples * steps  # stands for the batch
     Trainer(network, args, train_dataset=data, data_collator=lambda _: dict(batch), callbacks=[clock]).train()
     return clock.figures
 

@@ -37,6 +37,23 @@ def build_encoder(config: LlavaUhdV2Config, dtype: torch.dtype) -> LlavaUhdV2Vis
     return encoder
 
 
+def reset_peak() -> int:
+    """Starts a new peak of memory; returns the bytes that are there now."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps would hide what comes
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return read_status("VmRSS")
+
+
+def read_peak() -> int:
+    """Bytes of the peak since [`reset_peak`]."""
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else read_status("VmHWM")
+
+
 @torch.inference_mode()
 def encode(encoder: LlavaUhdV2VisionEncoder, plan: SlicePlan) -> None:
     encoder(torch.randn(1, plan.num_patches(14), 3 * 14 * 14, device=DEVICE), [plan])
@@ -45,17 +62,9 @@ def encode(encoder: LlavaUhdV2VisionEncoder, plan: SlicePlan) -> None:
 def measure_peak(encoder: LlavaUhdV2VisionEncoder, plan: SlicePlan) -> int:
     """Bytes above what is there before the image is encoded."""
     encode(encoder, SlicePlan((0, 0), (0, 0), (28, 28)))  # libraries start their own memory
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        encode(encoder, plan)
-        return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps would hide what the call takes
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # resets the peak
-    before = read_status("VmRSS")
+    before = reset_peak()
     encode(encoder, plan)
-    return read_status("VmHWM") - before
+    return read_peak() - before
 
 
 def main() -> None:

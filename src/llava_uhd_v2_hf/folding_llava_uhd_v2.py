@@ -21,9 +21,7 @@ from .vdim_llava_uhd_v2 import full_precision
 
 
 # What the numbers of multiplications don't say, measured by benchmarks/projector_forms.py
-TRAINING_FACTOR = (
-    2.0  # a view's work grows by as much more than the folding does, being done again in the backward pass
-)
+TRAINING_FACTOR = 2.0  # with a backward pass, a view's work grows so much more than the folding does
 PLAIN_FACTOR = 1.6  # time of a multiplication of the plain order, over that of the other
 
 
