@@ -566,8 +566,10 @@ def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(trained, tower, photogr
 def test_two_processes_have_the_curve_of_one(tower, photographs, tmp_path):
     more = ["training.max_steps=12"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    left = "app(standalone_mode=False); import torch; assert not torch.distributed.is_initialized()"
+    program = [word.replace("app()", left) for word in COMMAND]
     pair = settings(tower, photographs, tmp_path / "two", *more)
-    assert run_command(*launch, *COMMAND, "vdim-clip-l-336-released", *pair).wait() == 0
+    assert run_command(*launch, *program, "vdim-clip-l-336-released", *pair).wait() == 0
     train_vdim(make_recipe(tower, photographs, tmp_path / "one", *more))
     one, two = (logged_losses(tmp_path / run, 12) for run in ("one", "two"))
     assert sorted(one) == list(range(1, 13))

@@ -200,6 +200,7 @@ def vdim(recipe: RecipeName, settings: Settings = None) -> None:
         from .training.vdim_recipe import VdimRecipe
 
         path = train_vdim(read_recipe(VdimRecipe, recipe, settings or (), stage="vdim"))
+        leave_process_group()
         typer.echo(f"Saved: {path}")
 
 
@@ -222,7 +223,14 @@ def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pret
         from .training.recipe import read_recipe
 
         folder = finetune(read_recipe(FinetuneRecipe, recipe, settings or (), stage=stage), stage)
+        leave_process_group()
         typer.echo(f"Saved: {folder}")
+
+
+def leave_process_group() -> None:
+    """Ends the threads of gloo and NCCL: alive at the interpreter's exit, they sometimes abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @app.command()
