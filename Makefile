@@ -32,6 +32,8 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[demo,dev]'
-# apart: where it is installed, transformers imports it every time, and it says what it can't load
+# apart: where they are installed, transformers and accelerate import them every time, and they say what they can't load
 	$(BIN)/pip install --quiet --no-deps --target .venv/torchao torchao
+	$(BIN)/pip install --quiet --no-deps --target .venv/deepspeed --no-build-isolation \
+		deepspeed einops hjson msgpack ninja py-cpuinfo
 	touch $@

@@ -50,6 +50,14 @@ def set_fixed_weights(model: nn.Module) -> None:
             parameter.copy_(values)
 
 
+def beside_the_environment(package: str) -> str:
+    """Folder with a package that `make` installs apart from all others, for the path of one process."""
+    folder = Path(sys.prefix) / package
+    if not folder.is_dir() and "CI" not in os.environ:
+        pytest.skip(f"{folder} is not there; the Makefile's rule for `.venv/installed` has the command that makes it")
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Recordings of the authors' code: the full set where the environment names it, else the subset in golden/."""

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, beside_the_environment
 from finetune_runs import ACCELERATE, command, logged, run_command, train
 from hub_process import CLI
 from PIL import Image
@@ -59,11 +59,15 @@ TOGETHER = ["chat_template=null", "upsampler_dropout=false", "batch_size=2"]
 TOGETHER += ["training.max_steps=12", "training.save_steps=6"]
 
 
-def launch(configuration, program):
+def launched(configuration, program):
     """Two processes of a program, by the configuration that the package has."""
     arguments = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", ACCELERATE / configuration]
     arguments += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
-    assert run_command(*arguments, *program).wait() == 0
+    return run_command(*arguments, *program)
+
+
+def launch(configuration, program):
+    assert launched(configuration, program).wait() == 0
 
 
 @pytest.mark.slow
@@ -80,14 +84,35 @@ def test_two_processes_have_the_curve_of_one(stage, tiny_checkpoint, every_other
     assert logged(tmp_path / "two", 12) == pytest.approx(one, rel=1e-3)
 
 
+def use_deepspeed(monkeypatch):
+    monkeypatch.syspath_prepend(beside_the_environment("deepspeed"))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+
+LORA = ["lora.r=4", "lora.dropout=0", "parts.vision_tower.train=false"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["lora.r=4", "lora.dropout=0", "parts.vision_tower.train=false"]])
-def test_two_sharded_processes_have_the_curve_of_one(more, tiny_checkpoint, every_other, tmp_path):
+@pytest.mark.parametrize("more", [[], LORA])
+@pytest.mark.parametrize(
+    ("configuration", "script"),
+    [
+        ("fsdp2.yaml", "finetune_fsdp.py"),
+        ("zero1.yaml", "finetune_deepspeed.py"),
+        ("zero3.yaml", "finetune_deepspeed.py"),
+    ],
+)
+def test_two_sharded_processes_have_the_curve_of_one(
+    configuration, script, more, tiny_checkpoint, every_other, tmp_path, monkeypatch
+):
+    if script == "finetune_deepspeed.py":
+        use_deepspeed(monkeypatch)
     more = [*TOGETHER, *more, f"evaluation.data.source={every_other}", "evaluation.max_new_tokens=6"]
     more += ["evaluation.samples=7", "training.eval_strategy=steps", "training.eval_steps=6"]
     more += ["training.per_device_eval_batch_size=2"]
-    program = command("sft", tiny_checkpoint, every_other, tmp_path / "two", *more)[len(CLI) :]
-    launch("fsdp2.yaml", [ROOT / "tests/finetune_fsdp.py", *program])
+    arguments = command("sft", tiny_checkpoint, every_other, tmp_path / "two", *more)[len(CLI) :]
+    program = [ROOT / "tests" / script, *arguments]
+    launch(configuration, program)
     train("sft", tiny_checkpoint, every_other, tmp_path / "one", *more)
     one, two = (logged(tmp_path / run, 12) for run in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-3)
@@ -99,5 +124,14 @@ def test_two_sharded_processes_have_the_curve_of_one(more, tiny_checkpoint, ever
         for key in theirs:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
     shutil.rmtree(tmp_path / "two/checkpoint-12")
-    launch("fsdp2.yaml", [ROOT / "tests/finetune_fsdp.py", *program])
+    launch(configuration, program)
     assert logged(tmp_path / "two", 12) == two
+
+
+@pytest.mark.slow
+def test_gradients_that_would_be_mixed_up_are_refused(tiny_checkpoint, every_other, tmp_path, monkeypatch, capfd):
+    use_deepspeed(monkeypatch)
+    arguments = command("sft", tiny_checkpoint, every_other, tmp_path, *TOGETHER)[len(CLI) :]
+    program = ["--zero_stage", "2", ROOT / "tests/finetune_deepspeed.py", *arguments]
+    assert launched("zero1.yaml", program).wait() == 1
+    assert "Error: DeepSpeed's ZeRO stage 2" in capfd.readouterr().err

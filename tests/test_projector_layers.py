@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, set_fixed_weights
+from conftest import ROOT, beside_the_environment, set_fixed_weights
 from peft import LoraConfig, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from transformers import BitsAndBytesConfig
@@ -127,10 +126,7 @@ def test_layers_quantised_by_bitsandbytes_are_called(model, tmp_path, quantisati
 
 def test_layers_quantised_by_torchao_are_called():
     """In a process of its own, with torchao from a folder beside the environment's packages."""
-    folder = Path(sys.prefix) / "torchao"
-    if not folder.is_dir() and "CI" not in os.environ:
-        pytest.skip(f"needs `pip install --no-deps --target {folder} torchao`")
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([beside_the_environment("torchao"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/torchao_layers.py"]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout

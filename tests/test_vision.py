@@ -119,14 +119,15 @@ def test_packed_images_equal_their_views_one_by_one():
     from_list = encoder(rows, plans)
     assert len(encoded.hidden_states) == encoder.num_read_layers + 1
     assert encoded.features.shape == (3, padded.shape[1], 32)
-    for image, row in enumerate(rows):
-        torch.testing.assert_close(encoded.tokens[image], from_list.tokens[image], rtol=0, atol=0)
+    torch.testing.assert_close(encoded.tokens, from_list.tokens, rtol=0, atol=0)
+    counts = [len(image) * len(encoded.tokens) // sum(map(len, views)) for image in views]
+    for image, (row, image_tokens) in enumerate(zip(rows, encoded.tokens.split(counts), strict=True)):
         alone = [encoder.encode_views(view[None])[-1] for view in views[image]]
         tokens = torch.cat(
             [encoder.project([state], [view[None]])[0][0] for state, view in zip(alone, views[image], strict=True)]
         )
         features = torch.cat([state[0] for state in alone])
-        torch.testing.assert_close(encoded.tokens[image], tokens, rtol=0, atol=1e-5)
+        torch.testing.assert_close(image_tokens, tokens, rtol=0, atol=1e-5)
         torch.testing.assert_close(encoded.features[image, : len(row)], features, rtol=0, atol=1e-5)
         assert (encoded.features[image, len(row) :] == 0).all()
         torch.testing.assert_close(encoded.hidden_states[-1], encoded.features, rtol=0, atol=0)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
@@ -164,17 +165,21 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         plans = self._read_plans(pixel_values, image_sizes)
         dtype = self.visual.projector.window_attention.queries.dtype
         config = self.config.vision_config
+        zero3 = self.training and is_deepspeed_zero3_enabled()
         encoded = self.visual(
             [row.to(dtype) for row in pixel_values],
             plans,
+            # DeepSpeed adds up a unit's gradients over the processes when that of its input is there
+            torch.zeros((), dtype=dtype, device=pixel_values[0].device, requires_grad=True) if zero3 else None,
             output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
             output_attentions=config.output_attentions if output_attentions is None else output_attentions,
             **kwargs,
         )
         query_grid = tuple(self.config.projector_config.query_grid)
-        separators = self._embed_separators(encoded.tokens[0].device).to(encoded.tokens[0])
+        separators = self._embed_separators(encoded.tokens.device).to(encoded.tokens)
         images = []
-        for plan, tokens in zip(plans, encoded.tokens, strict=True):
+        counts = [len(plan.view_sizes) * math.prod(query_grid) for plan in plans]
+        for plan, tokens in zip(plans, encoded.tokens.split(counts), strict=True):
             order = token_layout(plan.grid, query_grid, self.config.token_layout)
             # separators are counted from the end: -1 is the row separator, -2 the slice separator
             images.append(torch.cat([tokens, separators])[torch.tensor(order, device=tokens.device)])

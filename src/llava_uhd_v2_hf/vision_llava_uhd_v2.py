@@ -6,15 +6,16 @@ d text width.
 """
 
 import contextlib
+import itertools
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
@@ -24,19 +25,18 @@ from .projector_llava_uhd_v2 import LlavaUhdV2Projector
 logger = logging.get_logger(__name__)
 
 
-@dataclass
-class EncodedViews(ModelOutput):
+class EncodedViews(NamedTuple):
     """What the vision encoder makes of a batch of images.
 
     Args:
-        tokens: one (views * q, d) tensor an image: the tokens of its views, in the order of the plan.
+        tokens: (views * q of all images, d): the tokens of their views, image by image in the order of the plans.
         features: (i, p_max, c), the tower's features that were read, laid out like `pixel_values`.
         hidden_states: the input of every layer that ran and the output of the last one, each like `features`.
         attentions: for every layer that ran, one (v, heads, n, n) tensor a view size (class token included).
     """
 
-    tokens: list[torch.Tensor] | None = None
-    features: torch.Tensor | None = None
+    tokens: torch.Tensor
+    features: torch.Tensor
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
@@ -199,6 +199,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         self,
         pixel_values: torch.Tensor | list[torch.Tensor],
         plans: list[SlicePlan],
+        last: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         **kwargs,
@@ -208,6 +209,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             pixel_values: (i, p_max, 3 * patch * patch), or a list of such rows of unequal length: the patches of each
                 image, view by view; what lies behind the last view is ignored.
             plans: one an image.
+            last: zero, whose gradient comes after those of all parameters, as the first thing that enters this module.
             output_hidden_states: whether to return every hidden state.
             output_attentions: whether to return attention weights (needs the `eager` implementation).
             kwargs: handed to the tower's layers.
@@ -230,21 +232,22 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             ]
         projected = self.project([states[-1] for states in hidden_states], batches)
 
-        tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
+        image_tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         for size, size_tokens, size_states in zip(views, projected, hidden_states, strict=True):
             kept = torch.stack(size_states, dim=1)
             for index, (image, place) in enumerate(places[size]):
-                tokens[image][place] = size_tokens[index]
+                image_tokens[image][place] = size_tokens[index]
                 states[image][place] = kept[index]
 
         if None in attentions:
             logger.warning_once('Attention weights are there only with `attn_implementation="eager"`.')
             output_attentions = False
+        tokens = torch.cat(list(itertools.chain.from_iterable(image_tokens)))
         length = max(len(row) for row in pixel_values)
         packed = pack_rows([torch.cat(image_states, dim=1) for image_states in states], length)
         return EncodedViews(
-            tokens=[torch.cat(image_tokens) for image_tokens in tokens],
+            tokens=tokens if last is None else tokens + last,
             features=packed[-1],
             hidden_states=tuple(packed) if output_hidden_states else None,
             attentions=tuple(zip(*batched(attentions, len(layers)), strict=True)) if output_attentions else None,

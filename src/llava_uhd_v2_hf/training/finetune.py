@@ -59,9 +59,15 @@ def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
     """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
 
     Raises:
-        ValueError: if the batch can't be divided among the processes.
+        ValueError: if the batch can't be divided among the processes, or they would mix up gradients.
     """
     args = recipe.training
+    plugin = args.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 2 and args.world_size > 1:
+        raise ValueError(
+            "DeepSpeed's ZeRO stage 2 adds up over the processes what gradient comes first with what comes first, and "
+            "the order differs where their images have different shapes. Use stage 1 or 3 (zero_stage)."
+        )
     share_batch(args, recipe.batch_size)
     if recipe.data.streaming:
         args.ignore_data_skip = True  # the stream begins where it stopped
