@@ -22,6 +22,8 @@ from torch import nn  # noqa: E402
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
 
 
+pytest_plugins = ["client_table"]
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
 
