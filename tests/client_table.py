@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The table in docs/ecosystem.md of what tests/ecosystem shows of other people's programs with our classes.
 
-A test there says what it shows by `@pytest.mark.client("trl", "SFTTrainer: ...")`: the distribution, and what it does with us.
+A test there says by `@pytest.mark.client("trl", "SFTTrainer: ...")` which distribution it runs, and what that does.
 `pytest -m "" tests/ecosystem --write-table` writes the table of all tests.
 """
 
