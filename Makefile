@@ -14,7 +14,7 @@ endif
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo lint test
+.PHONY: conformance demo lint test
 
 test: lint
 	$(BIN)/pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -23,6 +23,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# versions of transformers; about half an hour
+conformance: $(INSTALLED)
+	$(BIN)/python tests/conformance.py
 
 demo: $(INSTALLED)
 	. $(BIN)/activate && python examples/demo.py

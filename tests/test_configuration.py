@@ -168,3 +168,13 @@ def test_a_projector_config_that_two_models_share_is_completed_for_each():
     ]
     assert [config.num_attention_heads for config in heads] == [32, 28]
     assert shared.num_attention_heads is None
+
+
+def test_code_is_named_where_there_is_some(tmp_path):
+    config = LlavaUhdV2Config()
+    config.save_pretrained(tmp_path)
+    assert config.auto_map == {} and "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    config.auto_map["AutoModel"] = "modeling.Model"
+    assert LlavaUhdV2Config().auto_map == {}
+    config.save_pretrained(tmp_path)
+    assert LlavaUhdV2Config.from_pretrained(tmp_path).auto_map == {"AutoModel": "modeling.Model"}

@@ -10,6 +10,7 @@ import torch
 from finetune_data import write_samples
 from finetune_runs import load, logged, make_recipe, train, trainer_of
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
@@ -154,6 +155,16 @@ def test_accumulated_batches_make_the_same_step(tiny_checkpoint, samples, tmp_pa
     assert any(not torch.equal(weights[name], before[name]) for name in weights)
     for name in weights:
         torch.testing.assert_close(weights[name], other_weights[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [[], ["lora.r=4"]], ids=["full", "lora"])
+def test_smoothed_labels_are_those_of_the_next_token(more, tiny_checkpoint, samples, tmp_path):
+    more = [*more, "training.label_smoothing_factor=0.3"]
+    trainer = trainer_of(make_recipe("sft", tiny_checkpoint, samples, tmp_path / "out", *more), "sft")
+    model, batch = trainer.model.eval(), trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[5]])
+    predicted, labels = model(**batch).logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    expected = cross_entropy(predicted, labels, label_smoothing=0.3)
+    torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
 
 
 def test_steps_of_dropped_samples_have_no_loss(tiny_checkpoint, samples, tmp_path):

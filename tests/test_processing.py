@@ -89,14 +89,14 @@ def test_token_ids_are_the_recorded_ones(prompts, processors, picture):
 
 
 def test_prompts_are_the_recorded_ones(prompts, processors, picture):
-    for name, recorded in (("v1", "v1"), ("v1", "vicuna_v1"), ("qwen_1_5", "qwen_1_5")):
+    for name, recorded, bos in (("v1", "v1", "<s> "), ("v1", "vicuna_v1", "<s> "), ("qwen_1_5", "qwen_1_5", "")):
         assert prompts["prompts"][recorded]
         for case in prompts["prompts"][recorded].values():
             for render in (as_messages, lambda messages: as_list_content(messages, picture)):
                 messages = render(case["messages"])
-                assert processors[name].apply_chat_template(messages) == case["full"]
+                assert processors[name].apply_chat_template(messages) == bos + case["full"]
                 prompt = processors[name].apply_chat_template(messages[:-1], add_generation_prompt=True)
-                assert prompt == case["generation_prompt"]
+                assert prompt == bos + case["generation_prompt"]
 
 
 def test_supervised_tokens_are_the_recorded_ones(prompts, processors, picture):
@@ -146,10 +146,22 @@ def test_templates_place_images(processors):
 
 def test_a_system_message_replaces_the_default(processors):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert processors["v1"].apply_chat_template(messages) == "Be brief. USER: Hi "
+    assert processors["v1"].apply_chat_template(messages) == "<s> Be brief. USER: Hi "
     assert processors["qwen_1_5"].apply_chat_template(messages) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
     )
+
+
+def test_a_prompt_has_one_bos_token_whoever_tokenises_it(vicuna, picture):
+    question = "A chat. USER: <image>\nWhat? ASSISTANT:"
+    expected = vicuna(images=picture, text=question)["input_ids"]
+    prompt = f"{vicuna.tokenizer.bos_token} {question}"
+    for options in ({}, {"add_special_tokens": False}, {"text_kwargs": {"add_special_tokens": False}}):
+        assert vicuna(images=picture, text=prompt, **options)["input_ids"] == expected
+    assert vicuna(images=picture, text=prompt, add_special_tokens=True)["input_ids"][0][:2] == [1, 1]
+    messages, form = [{"role": "user", "content": "What?"}], {"tokenize": True, "return_dict": True}
+    of_tokenizer = vicuna.tokenizer.apply_chat_template(messages, chat_template=vicuna.chat_template, **form)
+    assert of_tokenizer["input_ids"] == vicuna.apply_chat_template(messages, **form)["input_ids"][0]
 
 
 @pytest.mark.parametrize("name", ["v1", "qwen_1_5", "plain"])
@@ -213,11 +225,12 @@ def test_settings_of_a_call_reach_images_and_tokens(vicuna):
     assert torch.equal(nested["input_ids"], out["input_ids"])
 
 
+@pytest.mark.parametrize("empty", [[], None])
 @pytest.mark.parametrize("flat", [True, False])
-def test_batches_mix_texts_with_and_without_images(vicuna, picture, flat):
+def test_batches_mix_texts_with_and_without_images(vicuna, picture, flat, empty):
     for images in ([[], [picture]], [[picture], []], [[picture, picture], [picture]]):
         texts = ["<image>" * len(sample) + "What is this?" for sample in images]
-        passed = [image for sample in images for image in sample] if flat else images
+        passed = [image for sample in images for image in sample] if flat else [sample or empty for sample in images]
         out = vicuna(images=passed, text=texts, padding=True, return_tensors="pt")
         assert (out["input_ids"] == vicuna.image_token_id).sum(-1).tolist() == [144 * len(s) for s in images]
         assert len(out["pixel_values"]) == len(out["image_sizes"]) == sum(map(len, images))
@@ -225,7 +238,7 @@ def test_batches_mix_texts_with_and_without_images(vicuna, picture, flat):
     assert set(out) == set(vicuna.model_input_names) == {"input_ids", "attention_mask", "pixel_values", "image_sizes"}
 
 
-@pytest.mark.parametrize("images", [None, [], [[], []]])
+@pytest.mark.parametrize("images", [None, [], [[], []], [None, None]])
 def test_texts_without_images(vicuna, images):
     out = vicuna(images=images, text=["Name the capital of France."] * 2, return_tensors="pt")
     assert set(out) == {"input_ids", "attention_mask"}

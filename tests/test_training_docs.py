@@ -48,17 +48,18 @@ def documented_files(tiny_checkpoint, samples, tmp_path):
 ADAPTER = "adapter_model.safetensors"
 SMALL = ["batch_size=2", "data.pre_resize=null", "training.max_steps=2", "training.report_to=none"]
 SMALL += ["training.use_cpu=true", "training.bf16=false", "training.dataloader_num_workers=0"]
+EXAMPLES = ("examples/train_with_trainer.py", "examples/sft_with_trl.py")
 REPLACED = {"llava-uhd-v2": CLI, "python": [sys.executable]}
 REPLACED |= {"hf": [sys.executable, "-m", "huggingface_hub.cli.hf"]}
 REPLACED |= {"accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"]}
-REPLACED |= {name: [str(ROOT / name)] for name in ("convert/assemble.py", "examples/train_with_trainer.py")}
+REPLACED |= {name: [str(ROOT / name)] for name in ("convert/assemble.py", *EXAMPLES)}
 
 
 @pytest.mark.slow
-def test_the_documented_commands_run(documented_files, server):
+def test_the_documented_commands_run(documented_files, server, monkeypatch):
     """The same lines with a tiny model and few steps."""
     commands = documented_commands()
-    assert len(commands) == 11
+    assert len(commands) == 12
     for line in commands:
         words = shlex.split(line)
         program = [part for word in words for part in REPLACED.get(word, [word])]
@@ -67,12 +68,13 @@ def test_the_documented_commands_run(documented_files, server):
             program += [*SMALL, *source]
         elif "convert/assemble.py" in words:
             program += ["--row-separator-id", "13", "--slice-separator-id", "44"]
-        elif "examples/train_with_trainer.py" in words:
+        elif words[1] in EXAMPLES:
             program += ["2"]
         if "accelerate" in words:
             place = program.index("--config_file")
             program[place:place] = ["--num_processes", "2", "--main_process_port", "0"]
         assert run_command(*program, cwd=documented_files, environment=server.environment()).wait() == 0, line
-    assert load(documented_files / "sft-vicuna-7b") and load(documented_files / "trained")
+    monkeypatch.chdir(documented_files)  # an adapter names its checkpoint as the command did
+    assert all(load(name) for name in ("sft-vicuna-7b", "trained", "trained-with-trl"))
     pushed, elsewhere = (load_file(documented_files / name / ADAPTER) for name in ("lora-pushed", "lora-elsewhere"))
     assert all(torch.equal(pushed[name], elsewhere[name]) for name in pushed)

@@ -1,7 +1,14 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """LLaVA-UHD v2 for Hugging Face Transformers. Importing the package registers its classes with the Auto classes."""
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
@@ -14,6 +21,7 @@ AutoImageProcessor.register(LlavaUhdV2Config, image_processor_classes={"pil": Ll
 AutoProcessor.register(LlavaUhdV2Config, LlavaUhdV2Processor)
 AutoModel.register(LlavaUhdV2Config, LlavaUhdV2Model)
 AutoModelForImageTextToText.register(LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration)
+AutoModelForCausalLM.register(LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration)
 
 __all__ = [
     "LlavaUhdV2Config",

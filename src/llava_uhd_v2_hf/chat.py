@@ -45,7 +45,7 @@ class Chat:
 
         Args:
             question: the user's message.
-            max_new_tokens: longest answer.
+            max_new_tokens: longest answer, in tokens.
             streamer: gets the tokens as they come, see `generate`.
 
         Raises:
@@ -98,3 +98,6 @@ class Chat:
             except (RuntimeError, ValueError):
                 self.cache = None
         return self.cache is not None
+
+
+__all__ = ["Chat"]

@@ -5,6 +5,10 @@ A message's content is a string, used as it is (`<image>` marks the place of an 
 entries. A list with one image becomes `<image>`, a newline and the stripped text, wherever the image stands (the
 released code's rule); in a list with several, each becomes `<image>` and a newline at its own place.
 
+The Vicuna format begins with the tokenizer's BOS token, since much code tokenises a rendered prompt without special
+tokens (TRL, vLLM, the tokenizer's own `apply_chat_template`). The space after it is the one that sentencepiece puts
+before every text; the processor does not put a second BOS token before it.
+
 `{% generation %}` marks what is trained on: each answer with its end token, from where generation begins: in the
 Vicuna format from the space before it, which is a token of its own before a digit. The released code trains the ChatML
 format also on `<|im_start|>assistant` and on every `<|im_start|>`, `<|im_end|>` and newline of the other turns; here
@@ -43,6 +47,9 @@ _PRELUDE = """\
 VICUNA_V1_TEMPLATE = (
     _PRELUDE
     + """\
+{%- if bos_token -%}
+    {{- bos_token ~ " " -}}
+{%- endif -%}
 {%- if messages[0].role != "system" -%}
     {{- "A chat between a curious user and an artificial intelligence assistant. " -}}
     {{- "The assistant gives helpful, detailed, and polite answers to the user's questions. " -}}

@@ -3,7 +3,7 @@
 
 import copy
 from dataclasses import Field, fields
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from huggingface_hub.dataclasses import type_validator
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
@@ -58,6 +58,17 @@ _FRAMEWORK_KEYS = {
     "torchscript",
     "use_cache",
 }
+
+
+if TYPE_CHECKING:
+    SubConfig = TypeVar("SubConfig", bound=PreTrainedConfig)
+
+    class _SubConfigField(Generic[SubConfig]):
+        """What a type checker is told: a sub-config is given as a dict, a config or None, and read as a config."""
+
+        def __get__(self, owner: object, kind: Any = None) -> SubConfig: ...
+
+        def __set__(self, owner: object, value: dict | SubConfig | None) -> None: ...
 
 
 def _own_fields(config: PreTrainedConfig) -> list[Field]:
@@ -224,9 +235,14 @@ class LlavaUhdV2Config(PreTrainedConfig):
     }
     keys_to_ignore_at_inference = ["cache", "past_key_values", "image_outputs"]
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    projector_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:
+        vision_config: _SubConfigField[PreTrainedConfig] = _SubConfigField()
+        text_config: _SubConfigField[PreTrainedConfig] = _SubConfigField()
+        projector_config: _SubConfigField[LlavaUhdV2ProjectorConfig] = _SubConfigField()
+    else:
+        vision_config: dict | PreTrainedConfig | None = None
+        text_config: dict | PreTrainedConfig | None = None
+        projector_config: dict | PreTrainedConfig | None = None
     image_token_id: int = 32000
     token_layout: Literal["spatial", "sequential"] = "spatial"
     row_separator_id: int = 13
@@ -237,6 +253,7 @@ class LlavaUhdV2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)
         _refuse_wrong_types(self)
+        kwargs.setdefault("auto_map", {})  # TRL reads it with the package installed, too
         self.vision_config = _resolve_sub_config(self.vision_config, DEFAULT_VISION_CONFIG)
         self.text_config = _resolve_sub_config(self.text_config, DEFAULT_TEXT_CONFIG)
         if isinstance(self.projector_config, LlavaUhdV2ProjectorConfig):
@@ -249,6 +266,13 @@ class LlavaUhdV2Config(PreTrainedConfig):
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         self._check_vision()
         self._check_text()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of transformers, without an `auto_map` that is empty."""
+        values = super().to_dict()
+        if not self.auto_map:  # of a folder without code
+            del values["auto_map"]
+        return values
 
     def _check_text(self):
         if not hasattr(self.text_config, "hidden_size"):

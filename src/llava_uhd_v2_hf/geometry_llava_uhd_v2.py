@@ -32,6 +32,7 @@ class SlicePlan:
 
     @property
     def num_slices(self) -> int:
+        """Number of slices; 0 when the image is not sliced."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -214,3 +215,14 @@ def num_image_tokens(plan: SlicePlan, *, query_grid: Sequence[int], layout: str)
     """
     rows, columns = query_grid
     return len(token_layout(plan.grid, (rows, columns), layout))
+
+
+__all__ = [
+    "ROW_SEPARATOR",
+    "SLICE_SEPARATOR",
+    "SlicePlan",
+    "choose_pooling_grid",
+    "num_image_tokens",
+    "plan_slices",
+    "token_layout",
+]

@@ -7,6 +7,7 @@ s query sets, p pooled cells of a window, k = levels * p keys of a window.
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -83,9 +84,9 @@ class LlavaUhdV2WindowAttention(nn.Module):
         projector = config.projector_config
         channels, width = config.vision_config.hidden_size, config.text_config.hidden_size
         self.levels = projector.levels
-        self.query_grid = projector.query_grid
+        self.query_grid = list(projector.query_grid)
         self.pooling_grids = projector.pooling_grids
-        self.num_heads = projector.num_attention_heads
+        self.num_heads = cast(int, projector.num_attention_heads)  # in a whole config it is no longer open
         self.num_channels = channels
         queries, sets = math.prod(projector.query_grid), projector.num_query_sets
 
@@ -174,3 +175,6 @@ class LlavaUhdV2WindowAttention(nn.Module):
             attended = torch.cat([self.attend(queries, keys, values) for queries in sets], dim=2)
             tokens.append(self.combine(attended))
         return torch.cat(tokens)
+
+
+__all__ = ["LlavaUhdV2WindowAttention", "pool_windows", "roi_align_weights", "sincos_position_table"]

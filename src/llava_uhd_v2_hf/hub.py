@@ -92,10 +92,16 @@ class Checkpoint:
 
     @property
     def has_code(self) -> bool:
+        """Whether its config.json names the code that it loads with.
+
+        Raises:
+            ValueError: if config.json is no JSON.
+        """
         return bool(_read_json(self.files[CONFIG_NAME]).get("auto_map"))
 
     @property
     def num_bytes(self) -> int:
+        """Size in bytes of its files, without the card."""
         return sum(path.stat().st_size for path in (*self.files.values(), *self.weights.values()))
 
 

@@ -1,10 +1,11 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor: pixels -> the packed patches of all views, and the plan that says where each view begins."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,12 @@ from transformers.utils import TensorType
 from .geometry_llava_uhd_v2 import SlicePlan, plan_slices
 from .image_loading_llava_uhd_v2 import as_image, image_name, read_pixels
 
+
+if TYPE_CHECKING:
+    import torch
+
+OneImage = Union[str, os.PathLike[str], Image.Image, np.ndarray, "torch.Tensor"]
+Images = OneImage | Sequence[OneImage] | Sequence[Sequence[OneImage] | None]
 
 # What `ImagesKwargs` offers and an image's plan leaves no room for.
 _UNSUPPORTED_KEYS = frozenset(
@@ -125,7 +132,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]):
         _refuse_unusable_keys(set(kwargs) - _FRAMEWORK_KEYS)
         super().__init__(**kwargs)
         if "max_image_pixels" in kwargs:  # transformers takes None for "the default"
@@ -135,7 +142,25 @@ class LlavaUhdV2ImageProcessor(PilBackend):
                 f"`max_slices` of an image processor is one number, got {self.max_slices}; pass a list in the call."
             )
 
-    def preprocess(self, images: ImageInput, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]) -> BatchFeature:
+    def __call__(self, images: Images, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]) -> BatchFeature:
+        """As [`~LlavaUhdV2ImageProcessor.preprocess`]."""
+        return self.preprocess(images, **kwargs)
+
+    def preprocess(self, images: Images, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]) -> BatchFeature:
+        """Cuts images into views and packs their patches.
+
+        Args:
+            images: one image, a list, or a list for each text, in any form that the class names.
+            kwargs: what is different from the processor's own fields, for this call; `return_tensors`, `"pt"` or
+                `"np"`; and `input_data_format`, where the channels of arrays are, if not inferred from their shapes.
+
+        Returns:
+            `pixel_values`, (i, p_max, 3 * patch * patch), and `image_sizes`, (i, 6): see the class.
+
+        Raises:
+            ValueError: if a key is unknown or without meaning here, a number is out of range, or an image cannot be
+                used.
+        """
         _refuse_unusable_keys(set(kwargs))
         return super().preprocess(images, **kwargs)
 
@@ -186,7 +211,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         max_image_pixels: int | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> np.ndarray:
         """One fetched image -> (height, width, 3): uint8, or float in [0, 1] where it came as floats."""
         return read_pixels(
@@ -333,4 +358,4 @@ def _refuse_unusable_keys(keys: set[str]) -> None:
         )
 
 
-__all__ = ["LlavaUhdV2ImageProcessor"]
+__all__ = ["LlavaUhdV2ImageProcessor", "LlavaUhdV2ImageProcessorKwargs"]

@@ -92,3 +92,6 @@ def inspect_image(
 
 def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+__all__ = ["Inspection", "inspect_image"]

@@ -276,3 +276,6 @@ def draw_legend(inspection: Inspection) -> Image.Image:
         drawn.rounded_rectangle((0, top + 2, 13, top + 15), radius=3, fill=colour)
         drawn.text((indent, top), text, fill=INK, font=TEXT_FONT)
     return legend
+
+
+__all__ = ["draw_inspection", "save_picture"]

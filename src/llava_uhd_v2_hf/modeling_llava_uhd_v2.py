@@ -65,6 +65,8 @@ class LlavaUhdV2CausalLMOutputWithPast(CausalLMOutputWithPast):
 
 
 class LlavaUhdV2PreTrainedModel(PreTrainedModel):
+    """What the model with a head and the one without have in common: initial weights, and folding the projector's."""
+
     config: LlavaUhdV2Config
     config_class = LlavaUhdV2Config
     base_model_prefix = "model"
@@ -329,8 +331,18 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
 
 
 class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMixin):
-    """LLaVA-UHD v2: reads images and text and generates text."""
+    """
+    LLaVA-UHD v2: reads images and text and generates text.
 
+    Args:
+        config ([`LlavaUhdV2Config`]): of the whole model.
+
+    Raises:
+        ValueError: if the text model is of an architecture that can't be composed.
+    """
+
+    model: LlavaUhdV2Model
+    lm_head: nn.Linear
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: LlavaUhdV2Config):
@@ -350,9 +362,11 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         return f"{name}.weight"
 
     def get_output_embeddings(self) -> nn.Linear:
+        """The head that makes logits of hidden states."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
+        """Puts another head in its place, as transformers does to resize the vocabulary."""
         self.lm_head = new_embeddings
 
     def get_image_features(
@@ -361,7 +375,16 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
         image_sizes: torch.Tensor,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encodes images, see [`~LlavaUhdV2Model.get_image_features`]."""
+        """Encodes images into the tokens that the language model reads, see [`~LlavaUhdV2Model.get_image_features`].
+
+        Args:
+            pixel_values: (i, p_max, 3 * patch * patch), or a list of rows of unequal length.
+            image_sizes: (i, 6), the slice plans.
+            kwargs: handed to [`~LlavaUhdV2Model.get_image_features`].
+
+        Returns:
+            `pooler_output`: a list with one (n_i, d) tensor an image.
+        """
         return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:

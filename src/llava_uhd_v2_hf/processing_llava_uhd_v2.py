@@ -1,23 +1,35 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Processor: text and images -> model inputs, each `<image>` widened to the image's number of tokens."""
 
-from typing import Any
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.image_utils import make_flat_list_of_images
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
-from .image_processing_llava_uhd_v2 import spread_max_slices
+from .image_processing_llava_uhd_v2 import (
+    Images,
+    LlavaUhdV2ImageProcessor,
+    LlavaUhdV2ImageProcessorKwargs,
+    spread_max_slices,
+)
+
+
+class LlavaUhdV2ProcessorCallKwargs(TextKwargs, LlavaUhdV2ImageProcessorKwargs, ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """What a call of the processor takes by name: options of the tokenizer's call and of the image processor."""
 
 
 class LlavaUhdV2Processor(ProcessorMixin):
     r"""
     Puts the tokenizer and the image processor of LLaVA-UHD v2 together.
 
-    A call takes `images` (one, a flat list, or a list for each text) and `text` with an `<image>` for each of them,
-    and returns the tokenizer's and the image processor's outputs. An `<image>` becomes as many image tokens as its
-    image has tokens and separators.
+    A call takes `images` (one, a flat list, or a list or None for each text) and `text` with an `<image>` for each of
+    them, and returns the tokenizer's and the image processor's outputs. An `<image>` becomes as many image tokens as
+    its image has tokens and separators.
 
     Args:
         image_processor ([`LlavaUhdV2ImageProcessor`]):
@@ -43,15 +55,19 @@ class LlavaUhdV2Processor(ProcessorMixin):
             `model_max_length` and may not be cut.
     """
 
+    image_processor: LlavaUhdV2ImageProcessor
+    tokenizer: PreTrainedTokenizerBase
+    chat_images: Images | None = None
+
     def __init__(
         self,
-        image_processor=None,
-        tokenizer=None,
-        query_grid=(12, 12),
-        token_layout="spatial",
-        image_token="<image>",
-        image_suffix="",
-        chat_template=None,
+        image_processor: LlavaUhdV2ImageProcessor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        query_grid: Sequence[int] = (12, 12),
+        token_layout: Literal["spatial", "sequential"] = "spatial",
+        image_token: str = "<image>",
+        image_suffix: str = "",
+        chat_template: str | None = None,
     ):
         if len(query_grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in query_grid):
             raise ValueError(f"`query_grid` must be (rows, columns) of at least 1, got {query_grid}.")
@@ -70,13 +86,89 @@ class LlavaUhdV2Processor(ProcessorMixin):
                 "id as the model's `image_token_id`."
             )
 
-    def prepare_inputs_layout(self, images=None, text=None, **kwargs):
-        images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
-        if isinstance(images, list) and all(isinstance(sample, list) and not sample for sample in images):
-            images = None  # [] or [[], []]: texts without images
-        return images, text, *others
+    def __call__(
+        self,
+        images: Images | None = None,
+        text: str | list[str] | None = None,
+        **kwargs: Unpack[LlavaUhdV2ProcessorCallKwargs],
+    ) -> BatchFeature:
+        """Texts and their images -> model inputs.
 
-    def validate_inputs(self, images=None, text=None, **kwargs):
+        Args:
+            images: one image, a flat list, or a list or None for each text; in any form that
+                [`LlavaUhdV2ImageProcessor`] takes.
+            text: one text or several, with an `<image>` for each image.
+            kwargs: options of the tokenizer's call (`padding`, `truncation`, `max_length` in tokens, `return_tensors`)
+                and fields of the image processor (`max_slices`, ...), for this call.
+
+        Returns:
+            `input_ids` and `attention_mask`, (b, n) with padding and `return_tensors`; with images also
+            `pixel_values`, (i, p_max, 3 * patch * patch), and `image_sizes`, (i, 6), for the i images of all texts.
+
+        Raises:
+            ValueError: if texts and images do not match, an image cannot be used, truncation would cut an image, or a
+                text is too long; see the class.
+        """
+        given = {**kwargs, **kwargs.get("text_kwargs", {})}
+        if "add_special_tokens" not in given and self.begins_with_bos(text):
+            kwargs["add_special_tokens"] = False
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def begins_with_bos(self, text: str | list[str] | None) -> bool:
+        """Whether a text, or each of several, begins with the BOS token, as chat templates write it."""
+        texts, bos = text if isinstance(text, list) else [text], self.tokenizer.bos_token
+        return bool(bos and texts) and all(isinstance(sample, str) and sample.startswith(bos) for sample in texts)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        chat_template: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Renders a conversation, or several, as a prompt; with `tokenize=True` as model inputs.
+
+        Args:
+            conversation: messages of `role` and `content`, a string or a list of text and image entries.
+            chat_template: instead of the processor's own.
+            processor_kwargs: of the call; `images` may be among them, for messages that only mark their places.
+            kwargs: handed to transformers' `ProcessorMixin.apply_chat_template`: `add_generation_prompt`, `tokenize`,
+                `return_dict`, `return_tensors`, `return_assistant_tokens_mask`, and variables of the template.
+
+        Returns:
+            The prompt, or a list of them; with `tokenize=True` and `return_dict=True` what a call returns.
+        """
+        # before 5.24, transformers refuses images that are not in the messages
+        processor, settings = copy.copy(self), dict(processor_kwargs or {})
+        processor.chat_images = settings.pop("images", None)
+        return ProcessorMixin.apply_chat_template(
+            processor, conversation, chat_template, processor_kwargs=settings, **kwargs
+        )
+
+    def prepare_inputs_layout(self, images: Images | None = None, text: str | list[str] | None = None, **kwargs):
+        """Texts in a list and images opened, as transformers' `ProcessorMixin` works on them.
+
+        Args:
+            images: as of a call.
+            text: as of a call.
+            kwargs: handed to `ProcessorMixin`.
+        """
+        images = self.chat_images if images is None else images
+        if isinstance(images, list) and all(sample is None or isinstance(sample, list) for sample in images):
+            images = [sample or [] for sample in images] if any(images) else None
+        return super().prepare_inputs_layout(images=images, text=text, **kwargs)
+
+    def validate_inputs(self, images: Images | None = None, text: list[str] | None = None, **kwargs):
+        """Refuses a call whose texts and images do not match.
+
+        Args:
+            images: of [`~LlavaUhdV2Processor.prepare_inputs_layout`].
+            text: likewise.
+            kwargs: handed to `ProcessorMixin`.
+
+        Raises:
+            ValueError: if the texts mark more or fewer images than there are, or there is neither text nor image.
+        """
         if text is not None:
             self._check_image_counts(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)
@@ -96,11 +188,35 @@ class LlavaUhdV2Processor(ProcessorMixin):
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """What an `<image>` becomes in the prompt: the image token, as often as the image has tokens and separators.
+
+        Args:
+            image_inputs: the image processor's outputs.
+            image_idx: number of the image among them.
+            kwargs: fields of the image processor for this call; only `patch_size`, in pixels, matters here.
+        """
         patch_size = kwargs.get("patch_size", self.image_processor.patch_size)
         plan = SlicePlan.from_image_size(image_inputs["image_sizes"][image_idx], patch_size)
         return self.image_token * num_image_tokens(plan, query_grid=self.query_grid, layout=self.token_layout)
 
-    def get_text_with_replacements(self, text, images_replacements=(), *args, **kwargs):
+    def get_text_with_replacements(
+        self,
+        text: list[str],
+        images_replacements: Sequence[str] = (),
+        videos_replacements: Sequence[str] = (),
+        audio_replacements: Sequence[str] = (),
+    ) -> tuple[list[str], list[dict[str, Any]]]:
+        """Puts the image tokens, and `image_suffix` where text follows, in the places of the images.
+
+        Args:
+            text: the prompts, with `<image>`.
+            images_replacements: what each `<image>` becomes, in the order of the prompts.
+            videos_replacements: handed to `ProcessorMixin`.
+            audio_replacements: likewise.
+
+        Returns:
+            The prompts, and for each of them what was replaced where.
+        """
         if self.image_suffix and images_replacements:
             # A first pass says where the images are; those with text behind them get the suffix.
             found = super().get_text_with_replacements(list(text), images_replacements)[1]
@@ -109,7 +225,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
                 tokens if rest.startswith(self.image_token) or not rest else tokens + self.image_suffix
                 for tokens, rest in zip(images_replacements, behind, strict=True)
             ]
-        return super().get_text_with_replacements(text, images_replacements, *args, **kwargs)
+        return super().get_text_with_replacements(text, images_replacements, videos_replacements, audio_replacements)
 
     def _check_special_mm_tokens(self, text, text_inputs, modalities):
         super()._check_special_mm_tokens(text, text_inputs, modalities)  # whether truncation cut an image
@@ -146,4 +262,4 @@ class LlavaUhdV2Processor(ProcessorMixin):
         )
 
 
-__all__ = ["LlavaUhdV2Processor"]
+__all__ = ["LlavaUhdV2Processor", "LlavaUhdV2ProcessorCallKwargs"]

@@ -1,15 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The Hiwin projector: up-sampling into the inverse semantic pyramid, then hierarchical window attention."""
 
-from typing import cast
-
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts, project_views
 from .folding_llava_uhd_v2 import (
     AttentionWeights,
@@ -38,7 +36,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
 
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
-        projector = cast(LlavaUhdV2ProjectorConfig, config.projector_config)
+        projector = config.projector_config
         self.upsampler: nn.Module
         if projector.upsampler == "vdim":
             self.upsampler = LlavaUhdV2Upsampler(projector, config.vision_config.hidden_size)
@@ -63,6 +61,15 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         return super().__call__(*features, *pixels, plain=plain)
 
     def forward(self, *tensors: torch.Tensor, plain: bool = False) -> tuple[torch.Tensor, ...]:
+        """As a call, whose lists come one tensor after the other.
+
+        Args:
+            tensors: the features, (v, c, h, w) a view size, and then the pixels, (v, 3, patch * h, patch * w).
+            plain: whether to compute in the order of the paper and the released code.
+
+        Returns:
+            (v, q, d) a view size: the tokens of each view.
+        """
         features, pixels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         sizes = list(zip(features, pixels, strict=True))
         if plain:
@@ -89,7 +96,15 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         return not hooked and all(map(has_plain_weights, folded_layers(self.upsampler, attention)))
 
     def call_layers(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-        """The plain order in chunks of views, keys and values projected once for all query sets."""
+        """The plain order in chunks of views, keys and values projected once for all query sets.
+
+        Args:
+            features: (v, c, h, w).
+            pixels: (v, 3, patch * h, patch * w).
+
+        Returns:
+            (v, q, d).
+        """
         attention = self.window_attention
         pixels_a_view = features[0, 0].numel() << (2 * max(attention.levels))
         view_bytes = pixels_a_view * attention.queries.shape[-1] * features.element_size()
@@ -150,3 +165,6 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
     def _apply(self, fn, recurse=True):
         self.unfold()
         return super()._apply(fn, recurse)
+
+
+__all__ = ["LlavaUhdV2Projector"]

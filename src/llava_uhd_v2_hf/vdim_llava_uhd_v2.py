@@ -38,6 +38,10 @@ def neighbours(maps: torch.Tensor, kernel_size: int):
             yield padded[..., row : row + height, column : column + width]
 
 
+class LlavaUhdV2ChannelDropout(nn.Dropout2d, nn.Dropout):
+    """`nn.Dropout2d` for programs that switch every `nn.Dropout` off, as TRL does."""
+
+
 class LlavaUhdV2UpsamplerStage(nn.Module):
     """Doubles the resolution of feature maps with a kernel that the pixels choose (paper A.2, eq. 6 to 8).
 
@@ -56,7 +60,7 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         self.range_out = nn.Conv2d(config.upsampler_guidance_size, config.upsampler_guidance_size, 1)
         self.residual_in = nn.Conv2d(taps + 3, taps, 1)
         self.residual_out = nn.Conv2d(taps, taps, 1)
-        self.dropout = nn.Dropout2d(config.upsampler_dropout)
+        self.dropout = LlavaUhdV2ChannelDropout(config.upsampler_dropout)
 
     def range_weights(self, guidance: torch.Tensor) -> torch.Tensor:
         """Softmax over the similarities of each pixel with its neighbours: (v, 3, h, w) -> (v, t, h, w), eq. 8."""
@@ -104,7 +108,7 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
 
 
 class LlavaUhdV2Upsampler(nn.Module):
-    """Visual detail injection module: stages of x2 up-sampling that build the inverse semantic pyramid.
+    """Visual detail injection module: stages of x2 up-sampling that build the inverse semantic pyramid (paper 3.2).
 
     A 1x1 fix-up corrects the top level; in the three-step stack it corrects every level, before the next step
     (released code).
@@ -116,7 +120,7 @@ class LlavaUhdV2Upsampler(nn.Module):
         self.stages = nn.ModuleList(LlavaUhdV2UpsamplerStage(config) for _ in range(steps))
         corrected = range(1, steps + 1) if steps == 3 else range(max(steps, 1), steps + 1)
         self.fixups = nn.ModuleDict({str(level): nn.Linear(channels, channels) for level in corrected})
-        self.dropout = nn.Dropout2d(config.fixup_dropout)
+        self.dropout = LlavaUhdV2ChannelDropout(config.fixup_dropout)
 
     def fix_up(self, features: torch.Tensor, level: int) -> torch.Tensor:
         """Adds a tenth of a linear map of the channels, where the level has one: (v, c, h, w) -> (v, c, h, w)."""
@@ -155,3 +159,11 @@ class LlavaUhdV2BilinearUpsampler(nn.Module):
             for level in range(1, self.steps + 1)
         ]
         return [features, *scaled]
+
+
+__all__ = [
+    "LlavaUhdV2BilinearUpsampler",
+    "LlavaUhdV2ChannelDropout",
+    "LlavaUhdV2Upsampler",
+    "LlavaUhdV2UpsamplerStage",
+]

@@ -31,7 +31,7 @@ class EncodedViews(NamedTuple):
     Args:
         tokens: (views * q of all images, d): the tokens of their views, image by image in the order of the plans.
         features: (i, p_max, c), the tower's features that were read, laid out like `pixel_values`.
-        hidden_states: the input of every layer that ran and the output of the last one, each like `features`.
+        hidden_states: the input of every layer that ran and the output of the last one, each (i, p_max, c).
         attentions: for every layer that ran, one (v, heads, n, n) tensor a view size (class token included).
     """
 
@@ -150,7 +150,16 @@ class LlavaUhdV2VisionEncoder(nn.Module):
                 parameter.requires_grad_(False)
 
     def run_layers(self, state: torch.Tensor, every_state: bool = False, **kwargs) -> list[torch.Tensor]:
-        """The hidden state of the tower that is read, or all up to it, from the first: each (v, prefix + n, c)."""
+        """The hidden state of the tower that is read, or all up to it.
+
+        Args:
+            state: (v, prefix + n, c), the embeddings.
+            every_state: whether to return all hidden states, from the first.
+            kwargs: handed to the tower's layers.
+
+        Returns:
+            Each (v, prefix + n, c).
+        """
         states = [state]
         for layer in tower_layers(self.vision_tower)[: self.num_read_layers]:
             state = layer(state, attention_mask=None, **kwargs)
@@ -263,3 +272,6 @@ def pack_rows(rows: list[torch.Tensor], length: int) -> torch.Tensor:
 
 def batched(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+__all__ = ["EncodedViews", "LlavaUhdV2VisionEncoder"]

@@ -111,6 +111,7 @@ class LlavaUhdV2ModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.Test
     all_model_classes = (LlavaUhdV2Model, LlavaUhdV2ForConditionalGeneration)
     additional_model_inputs = ["pixel_values", "image_sizes"]
     _is_composite = True
+    test_all_params_have_gradient = False  # the tower's last layer never runs
 
     def setUp(self):
         self.model_tester = LlavaUhdV2ModelTester(GLM4_MOE if self._testMethodName in TESTS_WITH_GLM4_MOE else LLAMA)

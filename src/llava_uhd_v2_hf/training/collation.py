@@ -65,6 +65,18 @@ class ConversationCollator:
             chatml_ids(processor.tokenizer)
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Samples -> a batch.
+
+        Args:
+            samples: each with `messages`, `images` and `name`, see the class.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, (b, n), and, if there are images, `pixel_values`,
+            (i, p_max, 3 * patch * patch), and `image_sizes`, (i, 6).
+
+        Raises:
+            ValueError: naming the sample that can't be used.
+        """
         names = [sample.get("name", f"sample {number} of the batch") for number, sample in enumerate(samples)]
         encoded = [self.encode(sample, name) for sample, name in zip(samples, names)]
         kept = [sample for sample in encoded if sample is not None] or [self._untrained()]
@@ -81,7 +93,18 @@ class ConversationCollator:
         return batch
 
     def encode(self, sample: Mapping[str, Any], name: str) -> dict[str, torch.Tensor] | None:
-        """One sample as a row of a batch, before padding; None if it is dropped."""
+        """One sample as a row of a batch, before padding; None if it is dropped.
+
+        Args:
+            sample: as of a call.
+            name: of the sample, for messages.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, (n,), and what the processor returns for its images.
+
+        Raises:
+            ValueError: naming the sample, if it can't be used or what happens to such a sample is `"error"`.
+        """
         row = self._process(sample, name)
         answers = torch.as_tensor(row.pop("assistant_masks"))
         image_places = (row["input_ids"] == self.processor.image_token_id).nonzero()

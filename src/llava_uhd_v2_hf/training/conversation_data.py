@@ -92,7 +92,11 @@ class ConversationDataset(Dataset):
         return locate_sample(place, record, self.sources[source])
 
     def image_sizes(self, sample: dict[str, Any], position: int) -> list[tuple[int, int]]:
-        """(height, width) of each image of a sample of [`located`], as the processor will see it; from the headers.
+        """(height, width) in pixels of each image of a sample, as the processor will see it; from the headers.
+
+        Args:
+            sample: of [`~ConversationDataset.located`].
+            position: of the sample.
 
         Raises:
             ValueError: naming the sample, if a header can't be read.

@@ -59,6 +59,7 @@ class DataReport:
         return any(finding.stops for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as nested dicts, with `stops`."""
         return {**asdict(self), "stops": self.stops}
 
     def describe(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ class ConversationData:
 
     Args:
         source: a LLaVA .json or .jsonl file, a .parquet file or a folder of them, a data set of the Hub, or a .yaml
-            file that mixes several of these (see [`Mixture`]).
+            file that mixes several of these (see [`MixtureSource`]).
         images: folder that the names of images are relative to; None for the folder of the source.
         split: of a data set of the Hub or a folder of .parquet files.
         streaming: whether .parquet files and data sets of the Hub are read while training, without a copy.
@@ -29,6 +29,9 @@ class ConversationData:
             (`"released-permute"`) or of the other two (`"released-sequential"`); None for not at all.
         label_rule: what is trained on: what the chat template marks (`"template"`), or what the released training of
             the Qwen2 checkpoint takes (`"released-chatml"`, see [`released_chatml_labels`]).
+
+    Raises:
+        ValueError: if a number is less than 1.
     """
 
     source: str = ""
@@ -64,6 +67,9 @@ class MixtureSource:
             sources have no known size, draws from them in proportion to `samples`.
         weight: how often an epoch has each sample: 0.5 for half of them, 2 for each twice.
         prompt: response-format prompt, put in a line of its own behind the first question if it doesn't end with it.
+
+    Raises:
+        ValueError: if both `samples` and `weight` are given, or one that is too small.
     """
 
     path: str

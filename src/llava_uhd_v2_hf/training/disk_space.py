@@ -26,11 +26,13 @@ class DiskSpace(TrainerCallback):
         model: nn.Module | None = None,
         **kwargs: object,
     ) -> None:
+        """Warns if the first checkpoint will not fit."""
         if args.should_save and model is not None and args.save_strategy != "no":
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             self.warn(args, sum(3 * parameter.numel() * parameter.itemsize for parameter in trained))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+        """Warns if another checkpoint of the same size will not fit."""
         if args.should_save and state.global_step < state.max_steps:
             files = Path(args.output_dir, f"checkpoint-{state.global_step}").rglob("*")
             self.warn(args, sum(file.stat().st_size for file in files))

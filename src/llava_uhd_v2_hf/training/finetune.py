@@ -234,6 +234,10 @@ def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
 def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
 
+    Args:
+        recipe: of the training.
+        stage: `"pretrain"` or `"sft"` (paper 4.1; released code), whose defaults hold, see [`plan_parts`].
+
     Returns:
         The folder with the model, or with the adapter. It also has README.md, recipe.yaml, losses.png and the last
         checkpoints.

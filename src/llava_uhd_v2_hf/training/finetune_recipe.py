@@ -55,6 +55,9 @@ class LoraSettings:
         dropout: before the adapters.
         targets: names of linear layers of the text model, or a regular expression for whole names of modules; None for
             every linear layer of the text model but its head.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     r: int = 128
@@ -93,6 +96,9 @@ class EvaluationSettings:
         data: the held-out samples.
         max_new_tokens: longest answer, in tokens.
         samples: how many of the first samples; None for all.
+
+    Raises:
+        ValueError: if a number is less than 1, or the data is to be streamed.
     """
 
     data: ConversationData = field(default_factory=ConversationData)
@@ -127,6 +133,9 @@ class FinetuneRecipe:
             that a process takes at once; the steps of gradient accumulation follow from it. With
             `train_sampling_strategy: group_by_length`, the samples of a step are of about one length, see
             [`ModalityLengthSampler`].
+
+    Raises:
+        ValueError: if `batch_size` is less than 1, or settings contradict each other.
     """
 
     model: str = ""

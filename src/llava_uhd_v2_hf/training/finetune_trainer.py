@@ -1,7 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """transformers' `Trainer` for fine-tuning: its optimiser, its order of samples, what it logs and what it saves."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class FinetuneTrainer(Trainer):
     """
 
     data_collator: ConversationCollator
+    label_smoother: Callable[..., torch.Tensor] | None
 
     def __init__(
         self,
@@ -49,6 +51,8 @@ class FinetuneTrainer(Trainer):
     ):
         super().__init__(*args, eval_dataset=held_out, **kwargs)
         self.plan, self.processor, self.lengths = plan, processor, lengths
+        if self.label_smoother is not None:  # Trainer shifts labels only for the classes that it knows by name
+            self.label_smoother = functools.partial(self.label_smoother, shift_labels=True)
         self.partial = partial and not isinstance(self.model, PeftModel)
         if self.partial:
             trained = set(trained_names(self.model))

@@ -15,6 +15,9 @@ def template_labels(input_ids: torch.Tensor, answers: torch.Tensor) -> torch.Ten
     Args:
         input_ids: (n,) of one sample.
         answers: (n,), the template's mask.
+
+    Returns:
+        (n,).
     """
     return input_ids.masked_fill(~answers.bool(), IGNORED)
 
@@ -31,6 +34,12 @@ def released_chatml_labels(
         input_ids: (n,) of one sample.
         answers: (n,), the template's mask.
         tokenizer: see [`chatml_ids`].
+
+    Returns:
+        (n,).
+
+    Raises:
+        ValueError: as [`chatml_ids`].
     """
     ids = chatml_ids(tokenizer)
     supervised = answers.bool() | torch.isin(input_ids, torch.tensor(ids))

@@ -32,7 +32,8 @@ def count_tokens(
     marks = [processor.image_token] * len(image_sizes)
     text = processor.get_text_with_replacements([prompt], marks)[0][0]
     # the tokenizer's limit is not this one, and would only make it warn
-    of_text = len(processor.tokenizer(text, verbose=False)["input_ids"]) - len(marks)
+    adds = not processor.begins_with_bos(text)
+    of_text = len(processor.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"]) - len(marks)
     if not image_sizes:
         return of_text, 0
     settings = {} if max_slices is None else {"max_slices": max_slices}
@@ -84,6 +85,9 @@ class ModalityLengthSampler(Sampler[int]):
         has_images: whether it has images.
         step_size: samples of a step, of all processes together.
         seed: of the order; another one for every epoch, see `set_epoch`.
+
+    Raises:
+        ValueError: if `lengths` and `has_images` are not of the same number of samples.
     """
 
     def __init__(self, lengths: Sequence[int], has_images: Sequence[bool], step_size: int, seed: int = 0):
@@ -94,6 +98,7 @@ class ModalityLengthSampler(Sampler[int]):
         self.step_size, self.seed, self.epoch = step_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Says which epoch's order comes next; accelerate's data loader calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -66,7 +66,7 @@ def plan_parts(parts: FinetuneParts, stage: str, args: TrainingArguments) -> dic
 
     Args:
         parts: of the recipe.
-        stage: whose defaults hold, see [`STAGES`].
+        stage: whose defaults hold (paper 4.1; released code), see [`STAGES`].
         args: whose learning rate and weight decay are the default.
 
     Raises:
@@ -122,6 +122,7 @@ def apply_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> None:
 
 
 def trained_names(model: nn.Module) -> Iterator[str]:
+    """The names of the parameters that are trained."""
     return (name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 

@@ -62,6 +62,7 @@ def recipe_values(recipe: Any) -> dict[str, Any]:
 
 
 def write_recipe(folder: Path, values: dict[str, Any]) -> None:
+    """Writes `folder`/recipe.yaml with the values of [`recipe_values`], under a temporary name first."""
     with written_whole(folder / RECIPE_NAME) as unfinished:
         unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

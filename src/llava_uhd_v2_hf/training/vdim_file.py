@@ -52,6 +52,7 @@ class VdimFacts:
     guidance_size: int
 
     def projector_config(self) -> LlavaUhdV2ProjectorConfig:
+        """Configuration of a projector that the up-sampler fits into."""
         return LlavaUhdV2ProjectorConfig(
             levels=list(range(self.steps + 1)),
             upsampler_kernel_size=self.kernel_size,
@@ -159,3 +160,6 @@ def write_card(folder: Path, facts: VdimFacts, results: dict[str, Any]) -> None:
     base_model = facts.tower if not Path(facts.tower).exists() else None
     data = ModelCardData(tags=["llava-uhd-v2", "vdim", "feature-upsampling"], base_model=base_model)
     render_card(folder, "vdim_card.md", data, facts=facts, tower=Path(facts.tower).name, **results)
+
+
+__all__ = ["VdimFacts", "find_vdim", "load_vdim", "load_vdim_into", "save_vdim"]

@@ -22,10 +22,12 @@ class WorkerCounts:
         self.rows = torch.zeros(_MOST_WORKERS, len(self.names), dtype=torch.int64).share_memory_()
 
     def add(self, name: str) -> None:
+        """Counts one more."""
         worker = get_worker_info()
         self.rows[worker.id % _MOST_WORKERS if worker else 0, self.names.index(name)] += 1
 
     def totals(self) -> dict[str, int]:
+        """What this process and all its workers have counted, by name."""
         return dict(zip(self.names, self.rows.sum(0).tolist()))
 
 
