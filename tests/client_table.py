@@ -26,6 +26,14 @@ def pytest_configure(config):
     config.stash[RESULTS] = {}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Together these tests take minutes."""
+    for item in items:
+        if item.get_closest_marker("client"):
+            item.add_marker("slow")
+
+
 def row_of(item) -> Row:
     """What the table says of a test; the parameters of a test share one row."""
     distribution, what = item.get_closest_marker("client").args

@@ -233,7 +233,6 @@ def test_activation_checkpointing(name, tiny_checkpoint, our_collator, tmp_path)
         assert_same_gradients(ours, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.client("transformers", "Trainer: `torch_compile` trains with the same losses, also where shapes change")
 def test_torch_compile(tiny_checkpoint, our_collator, tmp_path):
     """Also without an image. On a CPU, inductor takes minutes to compile what aot_eager passes on to it."""

@@ -221,7 +221,6 @@ def test_a_whole_model_by_its_folder(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.client("trl", "examples/sft_with_trl.py in a process of its own: its adapter loads, and was trained")
-@pytest.mark.slow
 def test_the_example(tiny_checkpoint, samples, tmp_path):
     command = [sys.executable, ROOT / "examples/sft_with_trl.py", tiny_checkpoint, samples, tmp_path / "out", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

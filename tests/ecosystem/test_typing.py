@@ -82,13 +82,11 @@ def found(tmp_path_factory) -> dict[str, list[tuple[int, str]]]:
     return {file: sorted({(int(line), code) for name, line, code in errors if name == file}) for file, *_ in errors}
 
 
-@pytest.mark.slow
 @pytest.mark.client("mypy", "a user's script with our classes and the Auto classes passes, with strict options")
 def test_a_users_script_passes(found):
     assert "user_script.py" not in found
 
 
-@pytest.mark.slow
 @pytest.mark.client("mypy", "wrong arguments and misspelt names of our classes are found, each in its line")
 def test_mistakes_are_found(found):
     wanted = [
@@ -99,7 +97,6 @@ def test_mistakes_are_found(found):
     assert found["mistakes.py"] == sorted(wanted)
 
 
-@pytest.mark.slow
 @pytest.mark.client("mypy", "an installed wheel has the marker `py.typed`, so that its annotations are read")
 def test_an_installed_package_is_typed(tmp_path):
     for name in SOURCES:
