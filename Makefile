@@ -24,7 +24,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# versions of transformers; about half an hour
+# the oldest and the newest transformers, and vLLM's; about ten minutes
 conformance: $(INSTALLED)
 	$(BIN)/python tests/conformance.py
 

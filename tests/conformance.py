@@ -21,7 +21,7 @@ from tables import replace_table
 ROOT = Path(__file__).parents[1]
 SUITES = {
     "transformers' common tests": ["-m", "", "tests/upstream"],
-    "our tests": ["tests", "--ignore", "tests/upstream", "--ignore", "tests/ecosystem"],
+    "ours, without the slow ones": ["tests", "--ignore", "tests/upstream", "--ignore", "tests/ecosystem"],
 }
 
 
