@@ -30,7 +30,7 @@ def read_table(path: Path, name: str) -> list[list[str]]:
     found = table_pattern(name).search(path.read_text(encoding="utf-8"))
     if found is None:
         raise ValueError(f"{path} has no table between <!-- {name} --> and <!-- end -->.")
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in found[2].splitlines()]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[2].splitlines()]
 
 
 def replace_table(path: Path, name: str, rows: Iterable[Sequence[str]]) -> None:

@@ -9,7 +9,6 @@ Shape letters: v views, c ViT channels, d text width, y x a level's grid, m sour
 a strip, p pooled cells of a window, s query sets, g heads, h heads of a group, e channels of a head, l levels.
 """
 
-from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -20,7 +19,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
-from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels
+from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels, keep_constants
 from .vdim_llava_uhd_v2 import full_precision
 
 
@@ -141,8 +140,7 @@ def append_one(sources: torch.Tensor) -> torch.Tensor:
     return torch.cat([sources, one.T], dim=1)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@keep_constants(64)
 def pooling_matrix(length: int, windows: int, cells: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """RoI-align along one axis: (windows * cells, length)."""
     return roi_align_weights(length, windows, cells).to(device, dtype)
@@ -154,8 +152,7 @@ def into_windows(cells: torch.Tensor, columns: int, pooling_grid: tuple[int, int
     return windows.transpose(1, 2).flatten(0, 1).flatten(1, 2)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
+@keep_constants(16)
 def pool_constants(
     grid: tuple[int, int],
     levels: tuple[int, ...],

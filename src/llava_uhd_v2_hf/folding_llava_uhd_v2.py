@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from transformers.utils import is_torchdynamo_exporting
 
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
 from .vdim_llava_uhd_v2 import full_precision
@@ -62,9 +64,10 @@ class AttentionWeights:
 def has_plain_weights(module: nn.Module) -> bool:
     """Whether a layer computes with the weight that it shows: not wrapped, quantised, sharded or off-loaded."""
     weight: Any = module.weight
+    recorded = type(weight) is FakeTensor and is_torchdynamo_exporting()
     return (
         type(module) in (nn.Linear, nn.LayerNorm)
-        and type(weight) in (nn.Parameter, torch.Tensor)
+        and (type(weight) in (nn.Parameter, torch.Tensor) or recorded)
         and weight.is_floating_point()
         and not module._forward_hooks
         and not module._forward_pre_hooks

@@ -145,7 +145,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         def split_heads(states: torch.Tensor) -> torch.Tensor:
             return states.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
-        views = len(keys)
+        views = keys.shape[0]
         attended = F.scaled_dot_product_attention(
             split_heads(query.transpose(0, 1)).expand(views, -1, -1, -1, -1),
             split_heads(self.key(keys.flatten(0, 1))).unflatten(0, (views, -1)),

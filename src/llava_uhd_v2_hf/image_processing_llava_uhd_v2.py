@@ -59,7 +59,7 @@ class LlavaUhdV2ImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
         Side in pixels of the square whose area a view takes.
     patch_size (`int`, *optional*, defaults to 14):
         Side in pixels of a patch of the vision tower.
-    max_image_pixels (`int`, *optional*, defaults to 89478485):
+    max_image_pixels (`int`, *optional*, defaults to 100000000):
         Largest number of pixels of an image before it is resized; None for no limit.
     """
 
@@ -87,10 +87,10 @@ class LlavaUhdV2ImageProcessor(PilBackend):
             Side in pixels of the square whose area a view takes.
         patch_size (`int`, *optional*, defaults to 14):
             Side in pixels of a patch of the vision tower.
-        max_image_pixels (`int`, *optional*, defaults to 89478485):
+        max_image_pixels (`int`, *optional*, defaults to 100000000):
             Largest number of pixels of an image before it is resized, against files that are small and decode to
-            gigabytes. The default is 256 MiB of RGB, where PIL too begins to warn. None for no limit but PIL's own,
-            twice `PIL.Image.MAX_IMAGE_PIXELS`.
+            gigabytes. The default is 286 MiB of RGB, the image of 10000 x 10000 pixels with which vLLM measures its
+            memory. None for no limit but PIL's own, twice `PIL.Image.MAX_IMAGE_PIXELS`.
         resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`):
             Filter of the resizing.
         do_convert_rgb (`bool`, *optional*, defaults to `True`):
@@ -124,7 +124,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     max_slices = 6
     slice_resolution = 336
     patch_size = 14
-    max_image_pixels = 89_478_485
+    max_image_pixels = 100_000_000
     resample = Image.Resampling.BICUBIC
     do_convert_rgb = True
     do_rescale = True

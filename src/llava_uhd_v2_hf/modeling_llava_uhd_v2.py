@@ -307,9 +307,10 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         else:
             self._refuse_image_tokens(input_ids)
+            # vLLM too has processes, but embeds prompts itself, and no process of it waits for the images of another
+            may_be_sharded = input_ids is not None and torch.distributed.is_initialized()
             # last the length of a static cache, on which compiled code can't branch
-            is_sharded_or_trained = self.training or torch.distributed.is_initialized()
-            if is_sharded_or_trained and (cache is None or cache.get_seq_length() == 0):
+            if (self.training or may_be_sharded) and (cache is None or cache.get_seq_length() == 0):
                 inputs_embeds = self._touch_vision(inputs_embeds)
 
         outputs = self.language_model(

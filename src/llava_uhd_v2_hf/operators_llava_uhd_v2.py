@@ -8,14 +8,15 @@ Shape letters: v views, c channels, h w the ViT's grid, n = h * w, y x a level's
 sources: the features and j constants, t taps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils import is_torchdynamo_exporting
 
 from .vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2UpsamplerStage, full_precision
 
@@ -24,12 +25,27 @@ from .vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2Up
 TILE = 4
 
 
+def keep_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    """Keeps `count` tensors that a function makes of its arguments alone; `torch.export` gets them made anew."""
+
+    def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        make = torch.inference_mode(False)(function)
+        kept = lru_cache(maxsize=count)(make)
+
+        @wraps(function)
+        def call(*arguments) -> torch.Tensor:
+            return make(*arguments) if is_torchdynamo_exporting() else kept(*arguments)
+
+        return call
+
+    return decorate
+
+
 def kernels_reach(kernels: torch.Tensor) -> int:
     return int(kernels.shape[-1] ** 0.5) // 2
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@keep_constants(64)
 def merging_weights(length: int, kernel_size: int, dtype: torch.dtype) -> torch.Tensor:
     """Bicubic x2 and the taps of a kernel along one axis, as weights of coarse pixels: (2 length, taps, reach).
 
@@ -97,8 +113,7 @@ def apply_kernels(kernels: torch.Tensor, coarser: torch.Tensor, first: int = 0) 
     return finer.reshape(2 * TILE * down, 2 * TILE * across, -1)[:height, :width]
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@keep_constants(8)
 def tile_index(reach: int) -> torch.Tensor:
     """Where the taps of each finer pixel of a tile lie in the tile's patch of coarser pixels: (4 TILE², t)."""
     corner = torch.arange(2 * TILE, device="cpu") // 2
@@ -180,8 +195,7 @@ def build_rows(
     return F.pad(operator, (0, 1), value=1.0)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@keep_constants(64)
 def bilinear_weights(length: int, level: int, dtype: torch.dtype) -> torch.Tensor:
     """Bilinear enlargement to a level along one axis: (2^level * length, length)."""
     identity = torch.eye(length, dtype=dtype, device="cpu").view(1, length, length, 1)

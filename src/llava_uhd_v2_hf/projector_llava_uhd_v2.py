@@ -4,7 +4,7 @@
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
+from transformers.utils import is_torchdynamo_exporting, logging
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
@@ -80,7 +80,9 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
             reordering_pays(attention, (maps.shape[-2], maps.shape[-1]), rows * columns)
             for maps, (rows, columns) in zip(features, grids, strict=True)
         ]
-        if not any(pays) or not self.can_reorder():
+        # the other order goes view by view
+        uncounted = any(isinstance(maps.shape[0], torch.SymInt) for maps in features)
+        if uncounted or not any(pays) or not self.can_reorder():
             return tuple(self.call_layers(*size) for size in sizes)
         cells = [rows * columns for (rows, columns), maps in zip(grids, features, strict=True) for _ in maps]
         weights = self.multiply_weights(cells)
@@ -106,6 +108,8 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
             (v, q, d).
         """
         attention = self.window_attention
+        if is_torchdynamo_exporting():  # an exported program may be for any number of views
+            return attention([self.upsampler(features, pixels)], sets_apart=False)
         pixels_a_view = features[0, 0].numel() << (2 * max(attention.levels))
         view_bytes = pixels_a_view * attention.queries.shape[-1] * features.element_size()
         parts = even_parts(len(features), budget(CHUNK_BYTES, features) // view_bytes)

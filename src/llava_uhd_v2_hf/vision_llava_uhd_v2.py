@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import is_torchdynamo_exporting, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
@@ -92,7 +92,7 @@ def embed_views(tower: PreTrainedModel, views: torch.Tensor) -> torch.Tensor:
     # the class token lies in the module itself, which has to be called for it: any image of its native size will do
     native = views.new_zeros(1, 3, embeddings.image_size, embeddings.image_size)
     class_token = embeddings(native)[:, :1]
-    return torch.cat([class_token.expand(len(views), -1, -1), states], dim=1)
+    return torch.cat([class_token.expand(views.shape[0], -1, -1), states], dim=1)
 
 
 def resize_positions(positions: torch.Tensor, grid: torch.Size) -> torch.Tensor:
@@ -186,9 +186,12 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         if hasattr(tower, "pre_layrnorm"):
             state = tower.pre_layrnorm(state)
         patches = state.shape[1] - prefix
-        count = len(views) if together else views_at_a_time(tower.config, patches, state.itemsize, views.device.type)
-        chunks = [self.run_layers(chunk, every_state, **kwargs) for chunk in state.split(count)]
-        return [torch.cat(states)[:, prefix:] for states in zip(*chunks, strict=True)]
+        if together or is_torchdynamo_exporting():  # an exported program may be for any number of views
+            chunks = [state]
+        else:
+            chunks = state.split(views_at_a_time(tower.config, patches, state.itemsize, views.device.type))
+        hidden_states = [self.run_layers(chunk, every_state, **kwargs) for chunk in chunks]
+        return [torch.cat(states)[:, prefix:] for states in zip(*hidden_states, strict=True)]
 
     def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The tokens of views of several sizes: (v, h * w, c) and (v, 3, patch * h, patch * w) a size -> (v, q, d)."""
