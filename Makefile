@@ -16,7 +16,7 @@ INSTALLED := .venv/installed
 
 .PHONY: conformance demo lint test
 
-test: lint
+test: lint .venv/deepspeed
 	$(BIN)/pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
@@ -36,8 +36,11 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
 	$(BIN)/pip install --quiet --editable '.[demo,dev]'
-# apart: where they are installed, transformers and accelerate import them every time, and they say what they can't load
+# apart: where it is installed, transformers imports it every time, and it says what it can't load
 	$(BIN)/pip install --quiet --no-deps --target .venv/torchao torchao
-	$(BIN)/pip install --quiet --no-deps --target .venv/deepspeed --no-build-isolation \
-		deepspeed einops hjson msgpack ninja py-cpuinfo
 	touch $@
+
+# apart for the same reason, and built from source, which only its tests need
+.venv/deepspeed: | $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $@ --no-build-isolation \
+		deepspeed einops hjson msgpack ninja py-cpuinfo

@@ -56,7 +56,7 @@ def beside_the_environment(package: str) -> str:
     """Folder with a package that `make` installs apart from all others, for the path of one process."""
     folder = Path(sys.prefix) / package
     if not folder.is_dir() and "CI" not in os.environ:
-        pytest.skip(f"{folder} is not there; the Makefile's rule for `.venv/installed` has the command that makes it")
+        pytest.skip(f"{folder} is not there; `make test` installs it")
     return str(folder)
 
 

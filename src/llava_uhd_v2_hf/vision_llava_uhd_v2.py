@@ -221,7 +221,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             pixel_values: (i, p_max, 3 * patch * patch), or a list of such rows of unequal length: the patches of each
                 image, view by view; what lies behind the last view is ignored.
             plans: one an image.
-            last: zero, whose gradient comes after those of all parameters, as the first thing that enters this module.
+            last: (), zero; entering this module first, its gradient comes after those of all parameters.
             output_hidden_states: whether to return every hidden state.
             output_attentions: whether to return attention weights (needs the `eager` implementation).
             kwargs: handed to the tower's layers.
