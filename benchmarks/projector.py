@@ -144,7 +144,7 @@ def places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
     return {
         "products of weights": [(projector, "multiply_weights")],
         "up-sampling": [(fast_projector, name) for name in ("find_levels", "build_operators", "build_rows")],
-        "levels normed and pooled": [(fast_projector, "pool_view")],
+        "levels normed and pooled": [(fast_projector, "pool_views")],
         "attention": [(fast_projector, "attend")],
         "output": [(projector.window_attention, "combine")],
     }

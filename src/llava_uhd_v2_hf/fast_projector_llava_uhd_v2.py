@@ -72,12 +72,13 @@ def project_chunk(
     grid = (features.shape[-2], features.shape[-1])
     with maybe_autocast(features.device.type, enabled=False):
         levels = find_levels(upsampler, features, pixels)
-        views = []
-        for view in range(len(features)):
-            views.append(recompute(pool_view, view, attention, weights, levels, grid, pooling_grid))
+        view_bytes = (levels[-1].sources[0, :, 0].nbytes * grid[0] * grid[1]) << (2 * max(attention.levels))
+        pooled = []
+        for part in even_parts(len(features), budget(BAND_BYTES, features) // view_bytes):
+            pooled.append(recompute(pool_views, part, attention, weights, levels, grid, pooling_grid))
         del levels
-        attended = attend(attention, weights, views, grid, pooling_grid)
-    del views
+        attended = attend(attention, weights, pooled, grid, pooling_grid)
+    del pooled
     attended = attended.to(attention.output.weight.dtype)
     parts = even_parts(len(attended), budget(OUTPUT_BYTES, attended) // attended[0].nbytes)
     return torch.cat([attention.combine(attended[part]) for part in parts])
@@ -102,42 +103,47 @@ def recompute(function, *arguments):
     return function(*arguments)
 
 
-def pool_view(
-    view: int,
+def pool_views(
+    views: slice,
     attention: LlavaUhdV2WindowAttention,
     weights: AttentionWeights,
     levels: list[Level],
     grid: tuple[int, int],
     pooling_grid: tuple[int, int],
 ) -> tuple[torch.Tensor, ...]:
-    """The features of a view, divided as the layer norm does and pooled into windows: (q, p, c + 1) a level.
+    """The features of some views, divided as the layer norm does and pooled into windows: (v, q, p, c + 1) a level.
 
     The last channel is the constant one, divided and pooled likewise.
     """
-    coarser = build_operators(levels[:-1], view, grid)
+    coarser = build_operators(levels[:-1], views, grid)
     pooled = []
     for level, gram in zip(attention.levels, weights.grams, strict=True):
-        sources = append_one(levels[level].sources[view])
-        spread = sources @ gram @ sources.T
+        sources = append_one(levels[level].sources[views])
+        spread = sources @ gram @ sources.mT
         size = (grid[0] << level, grid[1] << level)
         axes = zip(size, attention.query_grid, pooling_grid, strict=True)
         along_rows, along_columns = (pooling_matrix(*axis, spread.dtype, spread.device) for axis in axes)
-        row_bytes = (size[1] * len(sources) * spread.element_size()) << level
+        row_bytes = (size[1] * spread[..., 0].numel() * spread.element_size()) << level
         cells: torch.Tensor | int = 0
         for part in even_parts(grid[0], budget(BAND_BYTES, spread) // row_bytes):
             rows = slice(part.start << level, part.stop << level)
-            operator = coarser[level][rows] if level < len(coarser) else build_rows(levels, view, grid, coarser, rows)
-            variance = ((operator @ spread) * operator).sum(-1, keepdim=True)
+            if level < len(coarser):
+                operator = coarser[level][:, rows]
+            else:
+                operator = build_rows(levels, views, grid, coarser, rows)
+            variance = ((operator.flatten(1, 2) @ spread).view_as(operator) * operator).sum(-1, keepdim=True)
             normed = operator * torch.rsqrt(variance.clamp(min=0) + attention.norm_features.eps)
-            cells = cells + (along_rows[:, rows] @ normed.flatten(1)).unflatten(1, normed.shape[1:])
-        pooled.append(into_windows(along_columns @ cells, attention.query_grid[1], pooling_grid) @ sources)
+            cells = cells + (along_rows[:, rows] @ normed.flatten(2)).unflatten(2, normed.shape[2:])
+        windows = into_windows(along_columns @ cells, attention.query_grid[1], pooling_grid)
+        pooled.append((windows.flatten(1, 2) @ sources).unflatten(1, windows.shape[1:3]))
     return tuple(pooled)
 
 
 def append_one(sources: torch.Tensor) -> torch.Tensor:
-    """Adds a channel that is one in the last source, the constant: (m, c) -> (m, c + 1)."""
-    one = F.one_hot(torch.tensor([len(sources) - 1], device=sources.device), len(sources)).to(sources.dtype)
-    return torch.cat([sources, one.T], dim=1)
+    """Adds a channel that is one in the last source, the constant: (v, m, c) -> (v, m, c + 1)."""
+    count = sources.shape[1]
+    one = F.one_hot(torch.tensor([count - 1], device=sources.device), count).to(sources.dtype)
+    return torch.cat([sources, one.mT.expand(len(sources), -1, -1)], dim=2)
 
 
 @keep_constants(64)
@@ -147,9 +153,9 @@ def pooling_matrix(length: int, windows: int, cells: int, dtype: torch.dtype, de
 
 
 def into_windows(cells: torch.Tensor, columns: int, pooling_grid: tuple[int, int]) -> torch.Tensor:
-    """(rows of cells, columns of cells, m) -> (q, p, m)."""
-    windows = cells.unflatten(1, (columns, pooling_grid[1])).unflatten(0, (-1, pooling_grid[0]))
-    return windows.transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    """(..., rows of cells, columns of cells, m) -> (..., q, p, m)."""
+    windows = cells.unflatten(-2, (columns, pooling_grid[1])).unflatten(-4, (-1, pooling_grid[0]))
+    return windows.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
 
 
 @keep_constants(16)
@@ -184,20 +190,20 @@ def pool_constants(
 def attend(
     attention: LlavaUhdV2WindowAttention,
     weights: AttentionWeights,
-    views: list[tuple[torch.Tensor, ...]],
+    pooled: list[tuple[torch.Tensor, ...]],
     grid: tuple[int, int],
     pooling_grid: tuple[int, int],
 ) -> torch.Tensor:
-    """Attention inside the windows, strip by strip: for each view, (q, p, c + 1) a level -> (v, q, s, d)."""
+    """Attention inside the windows, strip by strip: of [`pool_views`], part by part -> (v, q, s, d)."""
     query_grid, levels = tuple(attention.query_grid), tuple(attention.levels)
-    like = views[0][0]
+    like = pooled[0][0]
     constants = pool_constants(grid, levels, query_grid, pooling_grid, like.dtype, like.device)
     sets, windows = attention.queries.shape[:2]
-    window_bytes = len(views) * sets * weights.to_keys[:, 0].numel() * like.element_size()
+    window_bytes = sum(len(views[0]) for views in pooled) * sets * weights.to_keys[:, 0].numel() * like.element_size()
     # split once: each slice of a weight would leave a gradient of the weight's size
     heads = weights.split_heads(-(-attention.num_heads // HEAD_GROUPS))
     attended = [
-        recompute(attend_strip, attention, heads, views, constants[:, part], part)
+        recompute(attend_strip, attention, heads, pooled, constants[:, part], part)
         for part in even_parts(windows, budget(STRIP_BYTES, like) // window_bytes)
     ]
     return torch.cat(attended, dim=1)
@@ -206,12 +212,12 @@ def attend(
 def attend_strip(
     attention: LlavaUhdV2WindowAttention,
     heads: list[AttentionWeights],
-    views: list[tuple[torch.Tensor, ...]],
+    pooled: list[tuple[torch.Tensor, ...]],
     constants: torch.Tensor,
     part: slice,
 ) -> torch.Tensor:
     """As [`attend`], for the windows of `part`: (v, w, s, d)."""
-    keys = torch.stack([torch.stack([view[part] for view in level], dim=1) for level in zip(*views)])
+    keys = torch.stack([torch.cat([views[:, part] for views in level]).transpose(0, 1) for level in zip(*pooled)])
     if not heads[0].folded:
         keys = project_pooled(attention, heads[0], keys)
     return torch.cat([attend_heads(weights, keys, constants, part) for weights in heads], dim=3).flatten(3)

@@ -85,32 +85,32 @@ def apply_kernels(kernels: torch.Tensor, coarser: torch.Tensor, first: int = 0) 
     """Sums the coarser pixels around each finer one.
 
     Args:
-        kernels: (2a, 2b, t) from [`merge_kernels`], of all rows of the finer map or of some.
-        coarser: (y, b, m), all rows of the coarser map.
+        kernels: (v, 2a, 2b, t) from [`merge_kernels`], of all rows of the finer map or of some.
+        coarser: (v, y, b, m), all rows of the coarser map.
         first: the coarser row that the first row of `kernels` lies in.
 
     Returns:
-        (2a, 2b, m).
+        (v, 2a, 2b, m).
     """
     reach = kernels_reach(kernels)
-    height, width, taps = kernels.shape
+    views, height, width, taps = kernels.shape
     down, across = -(-height // (2 * TILE)), -(-width // (2 * TILE))
     side = TILE + 2 * reach
 
     kernels = F.pad(kernels, (0, 0, 0, 2 * TILE * across - width, 0, 2 * TILE * down - height))
-    kernels = kernels.view(down, 2 * TILE, across, 2 * TILE, taps).transpose(1, 2)
-    kernels = kernels.reshape(down * across, 4 * TILE**2, taps)
+    kernels = kernels.view(views, down, 2 * TILE, across, 2 * TILE, taps).transpose(2, 3)
+    kernels = kernels.reshape(views * down * across, 4 * TILE**2, taps)
     index = tile_index(reach).to(kernels.device).expand(len(kernels), -1, -1)
     matrices = kernels.new_zeros(len(kernels), 4 * TILE**2, side**2).scatter(2, index, kernels)
 
     top, bottom = first - reach, first + TILE * down + reach
-    rows = coarser[max(top, 0) : max(bottom, 0)]
+    rows = coarser[:, max(top, 0) : max(bottom, 0)]
     above = max(-top, 0)
-    right, below = TILE * across - width // 2 + reach, bottom - top - above - len(rows)
-    patches = F.pad(rows, (0, 0, reach, right, above, below)).unfold(0, side, TILE).unfold(1, side, TILE)
-    patches = patches.permute(0, 1, 3, 4, 2).reshape(len(kernels), side**2, -1)
-    finer = (matrices @ patches).view(down, across, 2 * TILE, 2 * TILE, -1).transpose(1, 2)
-    return finer.reshape(2 * TILE * down, 2 * TILE * across, -1)[:height, :width]
+    right, below = TILE * across - width // 2 + reach, bottom - top - above - rows.shape[1]
+    patches = F.pad(rows, (0, 0, reach, right, above, below)).unfold(1, side, TILE).unfold(2, side, TILE)
+    patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(len(kernels), side**2, -1)
+    finer = (matrices @ patches).view(views, down, across, 2 * TILE, 2 * TILE, -1).transpose(2, 3)
+    return finer.reshape(views, 2 * TILE * down, 2 * TILE * across, -1)[:, :height, :width]
 
 
 @keep_constants(8)
@@ -160,27 +160,27 @@ def find_levels(upsampler: nn.Module, features: torch.Tensor, pixels: torch.Tens
     return levels
 
 
-def build_operators(levels: list[Level], view: int, grid: tuple[int, int]) -> list[torch.Tensor]:
-    """The matrix of every level for one view, (y, x, m): level = matrix @ sources. Its last column is one.
+def build_operators(levels: list[Level], views: slice, grid: tuple[int, int]) -> list[torch.Tensor]:
+    """The matrix of every level for some views, (v, y, x, m): level = matrix @ sources. Its last column is one.
 
     Args:
         levels: from [`find_levels`], or the first of them.
-        view: index of the view.
+        views: which.
         grid: (h, w) of the ViT.
     """
     operators: list[torch.Tensor] = []
     for index in range(len(levels)):
-        operators.append(build_rows(levels, view, grid, operators, slice(0, grid[0] << index)))
+        operators.append(build_rows(levels, views, grid, operators, slice(0, grid[0] << index)))
     return operators
 
 
 def build_rows(
-    levels: list[Level], view: int, grid: tuple[int, int], coarser: list[torch.Tensor], rows: slice
+    levels: list[Level], views: slice, grid: tuple[int, int], coarser: list[torch.Tensor], rows: slice
 ) -> torch.Tensor:
-    """Some rows of the matrix of the level above those of `coarser`.
+    """Some rows of the matrices of the level above those of `coarser`.
 
     Args:
-        levels, view, grid: as [`build_operators`].
+        levels, views, grid: as [`build_operators`].
         coarser: the matrices of all lower levels.
         rows: begin with an even number.
     """
@@ -189,9 +189,10 @@ def build_rows(
     if level.kernels is None:
         down, across = (bilinear_weights(length, index, level.sources.dtype) for length in grid)
         operator = (down[rows, None, :, None] * across[:, None, :]).flatten(2).to(level.sources.device)
+        operator = operator.expand(len(level.sources[views]), -1, -1, -1)
     else:
         sources = coarser[-1][..., : level.sources.shape[1] - 1]
-        operator = apply_kernels(level.kernels[view, rows], sources, rows.start // 2)
+        operator = apply_kernels(level.kernels[views, rows], sources, rows.start // 2)
     return F.pad(operator, (0, 1), value=1.0)
 
 

@@ -106,7 +106,7 @@ class ConversationCollator:
             ValueError: naming the sample, if it can't be used or what happens to such a sample is `"error"`.
         """
         row = self._process(sample, name)
-        answers = torch.as_tensor(row.pop("assistant_masks"))
+        answers = row.pop("assistant_masks")
         image_places = (row["input_ids"] == self.processor.image_token_id).nonzero()
         if len(image_places) and image_places[-1] >= self.max_length:
             length = len(row["input_ids"])
@@ -140,14 +140,14 @@ class ConversationCollator:
                 tokenize=True,
                 return_dict=True,
                 return_assistant_tokens_mask=True,
-                return_tensors="pt",
+                return_tensors=None,  # the mask takes six times as long from tensors
                 processor_kwargs=settings,
             )
         except (ValueError, jinja2.TemplateError) as error:
             shown = ", ".join(filter(None, map(image_name, images)))
             raise ValueError(f"{name} can't be used{f' ({shown})' if shown else ''}: {error}") from error
         of_images = ("pixel_values", "image_sizes")
-        return {key: value if key in of_images else value[0] for key, value in inputs.items()}
+        return {key: torch.as_tensor(value if key in of_images else value[0]) for key, value in inputs.items()}
 
     def _labels(self, input_ids: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
         if self.label_rule == "template":
