@@ -10,12 +10,13 @@ import http.client
 import os
 import time
 import urllib.request
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 from transformers.utils import is_torch_tensor
 
@@ -36,7 +37,7 @@ def as_image(entry: Any) -> Any:
         ValueError: if it is none of these, or cannot be opened.
     """
     if isinstance(entry, (str, os.PathLike)):
-        return _open_image(entry)
+        return _open_source(entry)
     if isinstance(entry, Image.Image):
         return entry
     if not isinstance(entry, np.ndarray) and not is_torch_tensor(entry):
@@ -95,18 +96,27 @@ def read_pixels(
     return _to_unit_or_8_bits(pixels[..., :3])
 
 
-def _open_image(source: str | os.PathLike[str]) -> Image.Image:
-    """Reads a file and the image's header; `filename` of the image is its source."""
-    data = _read_bytes(source)
+def open_image(data: bytes, formats: Sequence[str] | None = None) -> ImageFile.ImageFile:
+    """Reads the header of an image file; no pixel is decoded.
+
+    Args:
+        data: what is in the file.
+        formats: PIL's names of those that may be read; None for all but EPS.
+
+    Raises:
+        ValueError: if it is empty, in no such format, or cannot be opened.
+    """
     if not data:
         raise ValueError("it is empty (0 bytes); save or download it again.")
-    Image.init()
-    formats = [name for name in Image.ID if name != "EPS"]  # a program, which PIL would let Ghostscript run
+    kind = "image" if formats is None else " or ".join(formats)
+    if formats is None:
+        Image.init()
+        formats = [name for name in Image.ID if name != "EPS"]  # a program, which PIL would let Ghostscript run
     try:
-        image = Image.open(BytesIO(data), formats=formats)
+        return Image.open(BytesIO(data), formats=list(formats))
     except Image.UnidentifiedImageError as error:
         raise ValueError(
-            f"PIL reads no image in it ({len(data)} bytes, beginning with {data[:8]!r}); convert it to PNG or JPEG."
+            f"PIL reads no {kind} in it ({len(data)} bytes, beginning with {data[:8]!r}); convert it to PNG or JPEG."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
@@ -114,6 +124,11 @@ def _open_image(source: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except Exception as error:  # what PIL's decoders raise has no common class
         raise ValueError(_describe_damage(error)) from error
+
+
+def _open_source(source: str | os.PathLike[str]) -> Image.Image:
+    """Reads a file and the image's header; `filename` of the image is its source."""
+    image = open_image(_read_bytes(source))
     image.filename = image_name(source)
     return image
 

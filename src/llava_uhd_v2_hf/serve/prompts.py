@@ -1,0 +1,246 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Requests -> prompts: images fetched, decoded and cut, the conversation in token ids."""
+
+import asyncio
+import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jinja2
+import torch
+from anyio import CapacityLimiter, to_thread
+from PIL import Image
+
+from ..image_loading_llava_uhd_v2 import open_image, read_pixels
+from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .downloads import Downloader
+from .errors import ApiError
+from .limits import Limits
+from .schema import ChatRequest, ImagePart, ImageURL, Message, TextPart
+
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+DECODERS = 4  # images that are decoded at a time, of all requests
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads of one request.
+
+    Args:
+        inputs: `input_ids`, (1, n), and with images `pixel_values`, (i, p_max, 3 * patch * patch), and
+            `image_sizes`, (i, 6).
+        answer_tokens: longest answer, in tokens.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    answer_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt, images included."""
+        return self.inputs["input_ids"].shape[1]
+
+    @property
+    def num_images(self) -> int:
+        """How many images it has."""
+        return len(self.inputs.get("image_sizes", ()))
+
+
+class PromptMaker:
+    """Makes prompts with the processor of a model.
+
+    Args:
+        processor: the model's.
+        context: tokens that the model reads and writes in all.
+        limits: of requests.
+        downloader: fetches images behind URLs.
+    """
+
+    def __init__(self, processor: LlavaUhdV2Processor, context: int, limits: Limits, downloader: Downloader):
+        self.processor = processor
+        self.context = context
+        self.limits = limits
+        self.downloader = downloader
+        longest_token = max(map(len, processor.tokenizer.get_vocab()))
+        self._max_characters = context * longest_token  # more can't be few enough tokens
+        self._decoders = CapacityLimiter(DECODERS)
+        self._processor_lock = threading.Lock()  # a tokenizer can't be called by two threads at a time
+
+    async def make(self, request: ChatRequest) -> Prompt:
+        """The prompt of a request.
+
+        Raises:
+            ApiError: 400, if an image cannot be used, there are too many, or the prompt or the answer is too long.
+        """
+        self._check_texts(request)
+        self._check_answer_tokens(request)
+        places = list(image_places(request))
+        if len(places) > self.limits.images:
+            raise ApiError(
+                400, f"There are {len(places)} images; a request may have {self.limits.images}.", param="messages"
+            )
+        try:
+            async with asyncio.timeout(self.limits.download_seconds):
+                files = [await self._fetch(source, place) for place, source in places]
+        except TimeoutError:
+            seconds = self.limits.download_seconds
+            raise ApiError(400, f"Its images didn't arrive within {seconds:g} seconds.", param="messages") from None
+        run = partial(to_thread.run_sync, limiter=self._decoders)
+        images = [await run(self._decode, data, place) for data, (place, _) in zip(files, places)]
+        return await run(self._process, request, images)
+
+    def _check_texts(self, request: ChatRequest) -> None:
+        """Refuses what must not, or need not, come to the tokenizer.
+
+        Raises:
+            ApiError: 400, if there is too much text, a mark of an image in it, or an image that is not the user's.
+        """
+        mark, characters = self.processor.image_token, sum(map(num_characters, request.messages))
+        if characters > self._max_characters:
+            raise _too_long(f"The texts have {characters} characters; the model takes {self.context} tokens.")
+        for turn, message in enumerate(request.messages):
+            for number, part in enumerate(message.content):
+                place = f"messages[{turn}].content[{number}]"
+                if isinstance(part, ImagePart):
+                    if message.role != "user":
+                        raise ApiError(400, f"A message of the {message.role} can't have images.", param=place)
+                elif mark in part.text:
+                    raise ApiError(
+                        400,
+                        f"The text has `{mark}`, which marks an image; send images as parts of type `image_url`.",
+                        param=place,
+                    )
+
+    def _check_answer_tokens(self, request: ChatRequest) -> None:
+        asked, limit = request.answer_tokens, self.limits.answer_tokens
+        if asked is not None and asked > limit:
+            param = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
+            raise ApiError(400, f"`{param}` is {asked}; this server's answers have {limit} at most.", param=param)
+
+    async def _fetch(self, source: ImageURL, place: str) -> bytes:
+        with naming_image(place):
+            if source.url.startswith("data:"):
+                return await to_thread.run_sync(decode_data_url, source.url)
+            return await self.downloader.fetch(source.url)
+
+    def _decode(self, data: bytes, place: str) -> Image.Image:
+        with naming_image(place):
+            return Image.fromarray(read_pixels(open_image(data, formats=FORMATS), max_pixels=self.limits.image_pixels))
+
+    def _process(self, request: ChatRequest, images: list[Image.Image]) -> Prompt:
+        limits = [
+            1 if source.detail == "low" else self.processor.image_processor.max_slices
+            for _, source in image_places(request)
+        ]
+        try:
+            with self._processor_lock:
+                inputs = self.processor.apply_chat_template(
+                    as_conversation(request, images),
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    processor_kwargs={"max_slices": limits} if limits else {},
+                )
+        except (ValueError, jinja2.TemplateError) as error:
+            raise ApiError(400, f"The messages cannot be used: {error}"[:1000], param="messages") from error
+        inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+        return Prompt(inputs, self._answer_tokens(request, inputs["input_ids"].shape[1]))
+
+    def _answer_tokens(self, request: ChatRequest, prompt_tokens: int) -> int:
+        """How long the answer may be, with the context and the limits.
+
+        Raises:
+            ApiError: 400, if prompt and answer don't fit.
+        """
+        asked, limit = request.answer_tokens, self.limits.prompt_tokens
+        if limit is not None and prompt_tokens > limit:
+            raise _too_long(f"The prompt has {prompt_tokens} tokens, images included; this server takes {limit}.")
+        if prompt_tokens + (asked or 1) > self.context:
+            raise _too_long(
+                f"The prompt has {prompt_tokens} tokens, images included, and the answer {asked or 'at least 1'}; "
+                f"together the model takes {self.context}."
+            )
+        return asked or min(self.limits.answer_tokens, self.context - prompt_tokens)
+
+
+def _too_long(message: str) -> ApiError:
+    return ApiError(400, message, param="messages", code="context_length_exceeded")
+
+
+@contextmanager
+def naming_image(place: str) -> Iterator[None]:
+    """Turns what is wrong with an image into the refusal of its request.
+
+    Args:
+        place: of the image in the request.
+
+    Raises:
+        ApiError: 400, for a ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        message = f"The image cannot be used: {error}"[:1000]
+        raise ApiError(400, message, param=place, code="invalid_image") from error
+
+
+def num_characters(message: Message) -> int:
+    """Of all texts of a message."""
+    return sum(len(part.text) for part in message.content if isinstance(part, TextPart))
+
+
+def image_places(request: ChatRequest) -> Iterator[tuple[str, ImageURL]]:
+    """The images of a request with their places in it, in the order in which the model sees them."""
+    for turn, message in enumerate(request.messages):
+        for number, part in enumerate(message.content):
+            if isinstance(part, ImagePart):
+                yield f"messages[{turn}].content[{number}].image_url.url", part.image_url
+
+
+def as_conversation(request: ChatRequest, images: list[Image.Image]) -> list[dict[str, Any]]:
+    """The messages of a request as the processor takes them, with the images in their places."""
+    left = iter(images)
+    return [
+        {
+            "role": "system" if message.role == "developer" else message.role,
+            "content": [
+                {"type": "image", "image": next(left)}
+                if isinstance(part, ImagePart)
+                else {"type": "text", "text": part.text}
+                for part in message.content
+            ],
+        }
+        for message in request.messages
+    ]
+
+
+def decode_data_url(url: str) -> bytes:
+    """What is in a data URL.
+
+    Raises:
+        ValueError: if it is not of an image in base64.
+    """
+    header, comma, encoded = url.partition(",")
+    if not (comma and header.startswith("data:image/") and header.endswith(";base64")):
+        raise ValueError("its data URL must begin like `data:image/png;base64,`.")
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"its base64 is broken ({error}).") from error
+
+
+__all__ = [
+    "Prompt",
+    "PromptMaker",
+    "as_conversation",
+    "decode_data_url",
+    "image_places",
+    "naming_image",
+    "num_characters",
+]

@@ -1,0 +1,126 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The server as a process: how it starts, what it says when it can't, and how it stops."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import openai
+import pytest
+from conftest import ROOT
+from peft import LoraConfig, get_peft_model
+from serve_checkpoint import Reference, write_talker
+
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from serve_clients import PATH, ServerProcess, ask  # noqa: E402
+
+
+LONG = ask("Tell me a long story.", max_tokens=900)
+
+
+@pytest.fixture(scope="module")
+def talker(tiny_checkpoint, tmp_path_factory):
+    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
+
+
+def start_stream(server):
+    """A stream of which the first text has come, so that its request runs."""
+    stream = iter(server.client().chat.completions.create(model=server.model, **LONG, stream=True))
+    next(stream)
+    return stream
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_running_requests_end_before_the_server_does(talker, number):
+    server = ServerProcess(talker)
+    idle = socket.create_connection(("127.0.0.1", server.port))
+    half = socket.create_connection(("127.0.0.1", server.port))
+    half.sendall(f"POST {PATH} HTTP/1.1\r\nHo".encode())
+    stream = start_stream(server)
+    server.process.send_signal(number)
+    *_, last = stream
+    assert last.choices[0].finish_reason == "length"
+    assert server.process.wait(30) == 0
+    with pytest.raises(openai.APIConnectionError):
+        server.client().models.list()
+    idle.close()
+    half.close()
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_ends_with_an_error(talker):
+    server = ServerProcess(talker, "--stop-seconds", 0.3)
+    stream = start_stream(server)
+    half = socket.create_connection(("127.0.0.1", server.port))
+    half.sendall(f"POST {PATH} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())
+    start = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    with pytest.raises(openai.APIError, match="stopping"):
+        list(stream)
+    assert time.monotonic() - start < 3
+    assert server.process.wait(30) == 0
+    half.close()
+
+
+@pytest.mark.slow
+def test_an_adapter(talker, tmp_path):
+    reference = Reference(talker)
+    plain = reference.answer(LONG | {"max_tokens": 20})
+    settings = LoraConfig(target_modules=r".*language_model.*(q|v)_proj", init_lora_weights=False)
+    adapted = get_peft_model(reference.model, settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    reference.processor.save_pretrained(tmp_path / "adapter")
+    reference.model = adapted.merge_and_unload().eval()
+    answer = reference.answer(LONG | {"max_tokens": 20})
+    assert answer != plain
+    with ServerProcess(tmp_path / "adapter") as server:
+        completion = server.client().chat.completions.create(model="adapter", **LONG | {"max_tokens": 20})
+    assert completion.choices[0].message.content == answer
+
+
+def run(*arguments, prelude=""):
+    code = f"{prelude}; from llava_uhd_v2_hf.cli import app; app()"
+    command = [sys.executable, "-c", code.removeprefix("; "), "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_line(result, *words):
+    assert (result.returncode, result.stdout) == (1, "")
+    message = result.stderr.rpartition("Error: ")[2]
+    assert message.endswith("\n") and message.count("\n") == 1 and "Traceback" not in result.stderr
+    for word in words:
+        assert str(word) in message
+
+
+def test_a_port_that_is_in_use(talker):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_one_line(run("--model", talker, "--port", port), port, "in use")
+
+
+def test_a_host_that_is_not_there(talker):
+    assert_one_line(run("--model", talker, "--host", "nobody.invalid"), "nobody.invalid")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    assert_one_line(run("--model", tmp_path / "nothing"), "There is no folder", tmp_path)
+
+
+def test_a_folder_without_weights(talker, tmp_path):
+    (tmp_path / "config.json").write_text((talker / "config.json").read_text())
+    assert_one_line(run("--model", tmp_path, "--port", 0), tmp_path)
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn", "prometheus_client"])
+def test_a_module_that_is_missing(talker, module):
+    result = run("--model", talker, prelude=f"import sys; sys.modules['{module}'] = None")
+    assert_one_line(result, module, "pip install 'llava-uhd-v2-hf[serve]'")
+
+
+def test_a_limit_that_is_none(talker):
+    assert_one_line(run("--model", talker, "--body-seconds", "0"), "body_seconds")
