@@ -5,7 +5,8 @@ A test there says by `@pytest.mark.client("trl", "SFTTrainer: ...")` which distr
 `pytest -m "" tests/ecosystem --write-table` writes the table of all tests.
 """
 
-from importlib.metadata import version
+import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
 
 
+def version_of(distribution: str) -> str:
+    """Also of one that `make test` installs apart from all others."""
+    apart = [str(folder) for folder in Path(sys.prefix).iterdir() if folder.is_dir()]
+    return next(iter(distributions(name=distribution, path=[*sys.path, *apart]))).version
+
+
 def row_of(item) -> Row:
     """What the table says of a test; the parameters of a test share one row."""
     distribution, what = item.get_closest_marker("client").args
     test = f"{item.path.relative_to(ROOT)}::{item.originalname}"
-    return Row(distribution, version(distribution), what, f"`pytest -m '' {test}`")
+    return Row(distribution, version_of(distribution), what, f"`pytest -m '' {test}`")
 
 
 @pytest.hookimpl(wrapper=True)

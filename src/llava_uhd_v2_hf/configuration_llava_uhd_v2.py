@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from huggingface_hub.dataclasses import type_validator
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
+from .pipeline_llava_uhd_v2 import register_pipeline
+
 
 SUPPORTED_LEVELS = ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 2, 3))
 SUPPORTED_VISION_MODELS = ("clip_vision_model", "siglip_vision_model", "dinov2")
@@ -314,5 +316,9 @@ class LlavaUhdV2Config(PreTrainedConfig):
         if vision.num_channels != 3:
             raise ValueError(f"The vision tower must read 3 channels, its `num_channels` is {vision.num_channels}.")
 
+
+# here and not where the Auto classes are registered: of a folder with code, `pipeline` loads the config, then looks up
+# the task, then loads the rest
+register_pipeline(LlavaUhdV2Config.model_type)
 
 __all__ = ["LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]

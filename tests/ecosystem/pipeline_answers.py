@@ -50,9 +50,15 @@ def answers_of(pipe):
     return answers | {"prompts": [answer["generated_text"] for answer in both]}
 
 
+def batched_answers_of(pipe):
+    """To each of `CHATS`, two at once."""
+    return [answer["generated_text"] for [answer] in pipe(text=list(CHATS.values()), batch_size=2, **ANSWER)]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     assert not importlib.util.find_spec("llava_uhd_v2_hf"), "the package can be imported"
     remote = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
     assert type(remote.model).__module__.startswith("transformers_modules."), type(remote.model)
-    print(json.dumps(answers_of(remote)))
+    objects = pipeline("image-text-to-text", remote.model, processor=remote.processor)
+    print(json.dumps([answers_of(remote), *map(batched_answers_of, (remote, objects))]))

@@ -8,14 +8,18 @@ from threading import Thread
 
 import pytest
 import torch
+import transformers
 from conftest import ROOT
+from packaging import version
 from pipeline_answers import ANSWER, CHATS, PROMPTS, SMALL, WIDE, answers_of, say
 from test_hub import make_environment
+from tiny_llava import write_llava
 from transformers import TextIteratorStreamer, pipeline
+from transformers.pipelines import ImageTextToTextPipeline
 
 from llava_uhd_v2_hf.card import CardRequest
 from llava_uhd_v2_hf.hub import export_checkpoint
-from llava_uhd_v2_hf.pipeline import LlavaUhdV2Pipeline
+from llava_uhd_v2_hf.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +28,9 @@ def pipe(tiny_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def joining(pipe):
-    """The pipeline that joins images of any shapes."""
-    return pipeline("image-text-to-text", pipe.model, processor=pipe.processor, pipeline_class=LlavaUhdV2Pipeline)
+def plain(pipe):
+    """Our model in transformers' own class."""
+    return pipeline("image-text-to-text", pipe.model, processor=pipe.processor, pipeline_class=ImageTextToTextPipeline)
 
 
 @pytest.fixture(scope="module")
@@ -105,41 +109,90 @@ def test_streams(pipe, answers):
     assert streamer.count == 1 + ANSWER["max_new_tokens"]
 
 
-@pytest.mark.client("transformers", "pipeline: `LlavaUhdV2Pipeline` joins images of any shapes, and chats without any")
+@pytest.mark.client("transformers", "pipeline: `batch_size` with images of any shapes, and chats without any")
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
-def test_batches(joining, answers, batch_size):
-    results = joining(text=list(CHATS.values()), batch_size=batch_size, **ANSWER)
+def test_batches(pipe, answers, batch_size):
+    results = pipe(text=list(CHATS.values()), batch_size=batch_size, **ANSWER)
     assert texts_of(results) == [answers[name] for name in CHATS]
-    stream = joining((chat for chat in CHATS.values()), batch_size=batch_size, **ANSWER)
+    stream = pipe((chat for chat in CHATS.values()), batch_size=batch_size, **ANSWER)
     assert texts_of(stream) == [answers[name] for name in CHATS]
+    results = pipe(images=[WIDE, SMALL], text=PROMPTS, batch_size=batch_size, **ANSWER)
+    assert [result["generated_text"] for result in results] == answers["prompts"]
 
 
-@pytest.mark.client("transformers", "pipeline: `LlavaUhdV2Pipeline` answers single inputs like transformers' own")
-def test_the_joining_pipeline_alone(joining, answers):
-    assert answers_of(joining) == answers
+@pytest.mark.client("transformers", "pipeline: `batch_size` where it is made, from objects too, is that of every call")
+def test_the_batch_size_of_a_pipeline(pipe, tiny_checkpoint, answers, monkeypatch):
+    sizes, generate = [], pipe.model.generate
+
+    def counting(input_ids, **options):
+        sizes.append(len(input_ids))
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(pipe.model, "generate", counting)
+    for model in (str(tiny_checkpoint), pipe.model):
+        processor = None if isinstance(model, str) else pipe.processor
+        batching = pipeline("image-text-to-text", model=model, processor=processor, batch_size=2)
+        assert type(batching) is LlavaUhdV2Pipeline
+        results = batching(text=list(CHATS.values()), **ANSWER)
+        assert texts_of(results) == [answers[name] for name in CHATS]
+    assert sizes == [2, 2, 1]
 
 
-@pytest.mark.client("transformers", "pipeline: beams and several answers in a batch")
-def test_batches_of_beams(pipe, joining):
-    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": ANSWER["max_new_tokens"]}
+@pytest.mark.client("transformers", "pipeline: single inputs are answered as by transformers' own class")
+def test_our_class_is_theirs_for_single_inputs(pipe, plain, answers):
+    assert type(pipe) is LlavaUhdV2Pipeline and isinstance(pipe, ImageTextToTextPipeline)
+    assert type(plain) is ImageTextToTextPipeline
+    assert answers_of(plain) == answers
+
+
+BEAMS = {"num_beams": 3, "max_new_tokens": ANSWER["max_new_tokens"]}
+
+
+@pytest.mark.client("transformers", "pipeline: beams in a batch")
+def test_batches_of_beams(pipe, plain):
     chats = [CHATS["two images"], CHATS["a small one"]]
-    expected = [pipe(text=chat, generate_kwargs=beams) for chat in chats]
-    assert joining(text=chats, batch_size=2, generate_kwargs=beams) == expected
+    expected = [plain(text=chat, generate_kwargs=BEAMS) for chat in chats]
+    assert pipe(text=chats, batch_size=2, generate_kwargs=BEAMS) == expected
+
+
+@pytest.mark.skipif(version.parse(transformers.__version__) < version.parse("5.24"), reason="keeps one answer")
+@pytest.mark.client("transformers", "pipeline: several answers to each input of a batch")
+def test_batches_of_several_answers(pipe, plain):
+    beams = {**BEAMS, "num_return_sequences": 2}
+    chats = [CHATS["two images"], CHATS["a small one"]]
+    expected = [plain(text=chat, generate_kwargs=beams) for chat in chats]
+    assert pipe(text=chats, batch_size=2, generate_kwargs=beams) == expected
     assert [len(answers) for answers in expected] == [2, 2]
 
 
-@pytest.mark.client("transformers", "pipeline: its own `batch_size` takes images of one shape only (a limit)")
-def test_batches_of_transformers(pipe, answers):
+@pytest.mark.client("transformers", "pipeline: its own class, by name, joins images of one shape only (a limit)")
+def test_batches_of_transformers(plain, answers):
     turned = [say("What is this?", WIDE.transpose(1))]
-    results = pipe(text=[CHATS["one image"], turned], batch_size=2, **ANSWER)
-    assert texts_of(results) == [answers["one image"], pipe(text=turned, **ANSWER)[0]["generated_text"]]
+    results = plain(text=[CHATS["one image"], turned], batch_size=2, **ANSWER)
+    assert texts_of(results) == [answers["one image"], plain(text=turned, **ANSWER)[0]["generated_text"]]
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-        pipe(text=[CHATS["one image"], CHATS["a small one"]], batch_size=2, **ANSWER)
+        plain(text=[CHATS["one image"], CHATS["a small one"]], batch_size=2, **ANSWER)
     with pytest.raises(ValueError, match="different keys"):
-        pipe(text=[CHATS["one image"], CHATS["no image"]], batch_size=2, **ANSWER)
+        plain(text=[CHATS["one image"], CHATS["no image"]], batch_size=2, **ANSWER)
 
 
-@pytest.mark.client("transformers", "pipeline: a folder with code, where the package can't be imported")
+@pytest.mark.client("transformers", "pipeline: other models get transformers' own class, and answer as with it")
+def test_other_models(tmp_path):
+    folder = write_llava(tmp_path / "llava")
+    theirs = pipeline("image-text-to-text", model=str(folder))
+    assert type(theirs) is ImageTextToTextPipeline
+    objects = {"model": theirs.model, "processor": theirs.processor}
+    assert type(pipeline("image-text-to-text", **objects)) is ImageTextToTextPipeline
+    named = pipeline("image-text-to-text", **objects, pipeline_class=ImageTextToTextPipeline)
+    texts = ["<image>\nWhat is this?", "<image>\nAnd what may this be?"]
+    for options in ({}, {"batch_size": 2}):
+        results = [pipe(images=[WIDE, SMALL], text=texts, **options, **ANSWER) for pipe in (theirs, named)]
+        assert results[0] == results[1] and all(result["generated_text"] for result in results[0])
+    with pytest.raises(ValueError, match="different keys"):
+        theirs(text=[[say("What is this?", WIDE)], [say("Who are you?")]], batch_size=2, **ANSWER)
+
+
+@pytest.mark.client("transformers", "pipeline: a folder with code, without the package, alone and in batches")
 def test_a_folder_with_code(tiny_checkpoint, answers, tmp_path):
     export_checkpoint(tiny_checkpoint, tmp_path / "with-code", CardRequest(), with_code=True)
     python = make_environment(tmp_path / "venv")
@@ -147,4 +200,6 @@ def test_a_folder_with_code(tiny_checkpoint, answers, tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == answers
+    alone, *batches = json.loads(done.stdout)
+    assert alone == answers
+    assert batches == 2 * [[answers[name] for name in CHATS]]

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from ..answering import answer_chats
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .conversation_data import ConversationDataset
 
@@ -32,29 +33,24 @@ def generate_answers(
         max_slices: of an image; None for the processor's own.
     """
     images = [list(sample["images"]) for sample in samples]
-    inputs = processor.apply_chat_template(
-        [list(sample["messages"][:-1]) for sample in samples],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={
-            "padding": True,
-            **({"images": images} if any(images) else {}),
-            **({"max_slices": max_slices} if max_slices is not None else {}),
-        },
-    ).to(next(model.parameters()).device)
+    options: dict[str, Any] = {"images": images} if any(images) else {}
+    if max_slices is not None:
+        options["max_slices"] = max_slices
     training = model.training
     model.eval()
     try:
-        # `generate` itself does not see that accelerate has sharded the model
-        synced = True if isinstance(model, FSDPModule) else None
-        tokens = model.generate(
-            **inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True, synced_gpus=synced
+        return answer_chats(
+            model,
+            processor,
+            [list(sample["messages"][:-1]) for sample in samples],
+            processor_kwargs=options,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            # `generate` itself does not see that accelerate has sharded the model
+            synced_gpus=True if isinstance(model, FSDPModule) else None,
         )
     finally:
         model.train(training)
-    return processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def is_exact(answer: str, expected: str) -> bool:

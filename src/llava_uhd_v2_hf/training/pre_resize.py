@@ -26,15 +26,22 @@ def pre_resized(height: int, width: int, file_name: str, rule: str, source: torc
         source: decides which is one of the ten.
     """
     if "TextVQA" in file_name or "textvqa" in file_name:
-        resized = _longer_side_to(height, width, TEXT_VQA_SIDE)
+        resized = longer_side_to(height, width, TEXT_VQA_SIDE)
         return resized if rule == "released-sequential" or resized[1] > width else (height, width)
     drawn = float(torch.rand((), generator=source)) < SIX_SLICES_PROBABILITY
     plan = plan_slices(height, width, max_slices=7, slice_resolution=336, patch_size=14)  # as the released training
     return area_of_six_slices(height, width) if drawn and plan.num_slices != 6 else (height, width)
 
 
-def _longer_side_to(height: int, width: int, side: int) -> tuple[int, int]:
-    """At least 1 pixel, where the released code fails."""
+def longer_side_to(height: int, width: int, side: int) -> tuple[int, int]:
+    """The (height, width) of an image whose longer side is scaled to `side` pixels.
+
+    The other side is at least 1 pixel; the released code fails there.
+
+    Args:
+        height, width: of the image, in pixels.
+        side: in pixels.
+    """
     if width > height:
         return max(int(height * (side / width)), 1), side
     return side, max(int(width * (side / height)), 1)
@@ -46,4 +53,4 @@ def area_of_six_slices(height: int, width: int) -> tuple[int, int]:
     return max(int(height / ratio), 1), max(int(width / ratio), 1)
 
 
-__all__ = ["area_of_six_slices", "pre_resized"]
+__all__ = ["area_of_six_slices", "longer_side_to", "pre_resized"]

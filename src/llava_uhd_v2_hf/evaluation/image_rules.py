@@ -1,0 +1,54 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The resizing of images before they are sliced, in the released evaluation."""
+
+from typing import Any
+
+from PIL import Image
+
+from ..image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..training.pre_resize import longer_side_to
+
+
+PRE_RESIZE_RULES = ("released-permute", "released-sequential")
+SIDE, TEXT_VQA_SIDE = 1024, 1536
+NOT_RESIZED = ("mme", "ai2d", "mmbench")
+
+
+def evaluation_size(height: int, width: int, task: str, rule: str) -> tuple[int, int]:
+    """The (height, width) that an image is resized to before it is sliced; its own where it is left alone.
+
+    The longer side becomes 1024 pixels, 1536 in tasks with "textvqa" in their name; images of tasks with "mme", "ai2d"
+    or "mmbench" are left alone. In the permute version, they are only resized if that makes them wider. (Released
+    code, which looks at the name of the images' folder.)
+
+    Args:
+        height, width: of the image, in pixels.
+        task: its name; capitals don't matter.
+        rule: one of `PRE_RESIZE_RULES`.
+    """
+    if any(name in task.lower() for name in NOT_RESIZED):
+        return height, width
+    resized = longer_side_to(height, width, TEXT_VQA_SIDE if "textvqa" in task.lower() else SIDE)
+    return resized if rule == "released-sequential" or resized[1] > width else (height, width)
+
+
+def pre_resized_image(image: Any, task: str, rule: str | None, max_pixels: int | None) -> Any:
+    """An image for the processor, resized by the rule of [`evaluation_size`]; as it is without a rule.
+
+    Args:
+        image: in any form that the processor takes.
+        task: that it belongs to.
+        rule: see there.
+        max_pixels: largest height * width that is decoded; None for no limit.
+
+    Raises:
+        ValueError: if there is a rule and the image can't be opened.
+    """
+    if rule is None:
+        return image
+    picture = Image.fromarray(read_pixels(as_image(image), max_pixels=max_pixels))
+    height, width = evaluation_size(picture.height, picture.width, task, rule)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+__all__ = ["PRE_RESIZE_RULES", "evaluation_size", "pre_resized_image"]
