@@ -96,7 +96,7 @@ def make_samples(model: LlavaUhdV2ForConditionalGeneration, sizes: list[tuple[in
         query_grid, layout = model.config.projector_config.query_grid, model.config.token_layout
         tokens = num_image_tokens(plan, query_grid=query_grid, layout=layout)
         text = torch.from_numpy(random.integers(100, model.config.text_config.vocab_size, 16 + 4 * index))
-        ids = torch.cat([text[:8], torch.full([tokens], IMAGE_TOKEN), text[8:]]).to(DEVICE)
+        ids = torch.cat([text[:8], torch.full([tokens], model.config.image_token_id), text[8:]]).to(DEVICE)
         samples.append({"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None], **sample})
     return samples
 

@@ -34,6 +34,9 @@ accept_past_key_values = deprecate_kwarg(
     "past_key_values", version="5.40.0" if CACHE_NAME == "cache" else "5.0.0", new_name="cache"
 )
 
+# tower and projector, by their names in a model without and with a head
+UNQUANTISED = r"(?:model\.)?visual"
+
 
 @dataclass
 class LlavaUhdV2ModelOutputWithPast(BaseModelOutputWithPast):
@@ -103,6 +106,19 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+
+    def post_init(self):
+        """Gathers what the sub-models declare, as in every model; keeps tower and projector from being quantised."""
+        super().post_init()
+        if getattr(self.config, "quantization_config", None) is not None:
+            # what is named here quantisers skip
+            self._keep_in_fp32_modules.add(UNQUANTISED)
+
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        """Without tower and projector: they are kept from quantisers alone, not from float16."""
+        plan = super()._get_dtype_plan(dtype)
+        plan.pop(UNQUANTISED, None)
+        return plan
 
     def _projectors(self) -> list[LlavaUhdV2Projector]:
         return [module for module in self.modules() if isinstance(module, LlavaUhdV2Projector)]

@@ -111,7 +111,6 @@ def quantization_config(settings: QuantizationSettings, args: TrainingArguments)
         bnb_4bit_quant_type=settings.type,
         bnb_4bit_use_double_quant=settings.double,
         bnb_4bit_compute_dtype=half_dtype(args),
-        llm_int8_skip_modules=[VISION, "lm_head"],
     )
 
 
