@@ -16,7 +16,7 @@ INSTALLED := .venv/installed
 
 .PHONY: conformance demo lint test
 
-test: lint .venv/deepspeed
+test: lint .venv/deepspeed .venv/lmms_eval .venv/vlmeval
 	$(BIN)/pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
@@ -35,7 +35,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,nano]'
+# without its bounds: it asks for an older Pillow than the recordings in tests/golden were made with
+	$(BIN)/pip install --quiet --no-deps 'gradio>=6,<7' gradio_client hf-gradio
 # apart: where it is installed, transformers imports it every time, and it says what it can't load
 	$(BIN)/pip install --quiet --no-deps --target .venv/torchao torchao
 	touch $@
@@ -44,3 +46,12 @@ $(INSTALLED): setup.cfg pyproject.toml
 .venv/deepspeed: | $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $@ --no-build-isolation \
 		deepspeed einops hjson msgpack ninja py-cpuinfo
+
+# apart, since they ask for packages that don't work here: torchvision, OpenCV and others
+.venv/lmms_eval: | $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $@ lmms-eval aiohappyeyeballs aiohttp aiosignal attrs chardet \
+		colorama dataproperty evaluate 'filelock<4' frozenlist loguru lxml mbstrdecoder multidict pathvalidate \
+		portalocker propcache pytablewriter requests sacrebleu tabledata tabulate tcolorpy tenacity typepy urllib3 yarl
+
+.venv/vlmeval: | $(INSTALLED)
+	$(BIN)/pip install --quiet --no-deps --target $@ ms-vlmeval sty tabulate validators

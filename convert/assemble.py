@@ -11,7 +11,7 @@ file (--vdim), ours (`llava-uhd-v2 train vdim`) or the authors', and the authors
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -27,7 +27,7 @@ from checkpoint_folder import (
     write_record,
 )
 from convert_checkpoint import choose_dtype, converted_tensor
-from processor_files import IMAGE_TOKEN, build_generation_config, build_processor, load_tokenizer
+from processor_files import IMAGE_TOKEN, MAX_SLICES, build_generation_config, build_processor, load_tokenizer
 from released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -63,6 +63,10 @@ def assemble(
     vdim: Path | None = None,
     projector: Path | None = None,
     levels: tuple[int, ...] = (0, 1, 2),
+    upsampler: Literal["vdim", "bilinear"] = "vdim",
+    query_grid: tuple[int, int] = (12, 12),
+    num_query_sets: int = 4,
+    max_slices: int = MAX_SLICES,
     token_layout: Literal["spatial", "sequential"] = "spatial",
     row_separator_id: int = ROW_SEPARATOR_ID,
     slice_separator_id: int = SLICE_SEPARATOR_ID,
@@ -78,6 +82,10 @@ def assemble(
         vdim: pre-training file of the up-sampler: vdim.safetensors of `llava-uhd-v2 train vdim`, or the authors'.
         projector: the authors' projector after stage 1.
         levels: of the pyramid.
+        upsampler: how features are up-sampled: guided by the pixels, or `"bilinear"` (paper table 3).
+        query_grid: (rows, columns) of tokens of a view.
+        num_query_sets: sets of queries: 4 in the released checkpoints, 1 in the paper.
+        max_slices: of an image, by default: 9 in the released checkpoints, 6 in the paper.
         token_layout: order of an image's tokens.
         row_separator_id: token of the text model whose embedding ends a row.
         slice_separator_id: token of the text model whose embedding separates slices.
@@ -98,7 +106,12 @@ def assemble(
     config = LlavaUhdV2Config(
         vision_config=_load_config(vision_tower, "vision_config"),
         text_config=text_config,
-        projector_config={"levels": list(levels)},
+        projector_config={
+            "levels": list(levels),
+            "upsampler": upsampler,
+            "query_grid": list(query_grid),
+            "num_query_sets": num_query_sets,
+        },
         image_token_id=image_token_id,
         token_layout=token_layout,
         row_separator_id=row_separator_id,
@@ -133,7 +146,8 @@ def assemble(
     with staged(output, "config.json") as folder:
         hashes = write_shards(folder, {name: tensors[name] for name in shapes}, config.dtype)
         build_generation_config(text_model, config, tokenizer, text_rows).save_pretrained(folder)
-        build_processor(config, tokenizer, **_normalisation(vision_tower)).save_pretrained(folder)
+        values = {"max_slices": max_slices, **_normalisation(vision_tower)}
+        build_processor(config, tokenizer, **values).save_pretrained(folder)
         config.to_json_file(folder / f"config.json{PARTIAL}")
         sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
         for part, path in (("vision_tower", vision_tower), ("text_model", text_model)):
@@ -143,6 +157,10 @@ def assemble(
             script=Path(__file__).name,
             options={
                 "levels": list(levels),
+                "upsampler": upsampler,
+                "query_grid": list(query_grid),
+                "num_query_sets": num_query_sets,
+                "max_slices": max_slices,
                 "token_layout": token_layout,
                 "row_separator_id": row_separator_id,
                 "slice_separator_id": slice_separator_id,
@@ -164,7 +182,7 @@ def _load_config(folder: Path, part: str | None = None) -> PreTrainedConfig:
     return config
 
 
-def _normalisation(vision_tower: Path) -> dict[str, list[float]]:
+def _normalisation(vision_tower: Path) -> dict[str, Any]:
     """Mean and standard deviation of the pixels that the tower was trained on, where its folder says them."""
     path = vision_tower / IMAGE_PROCESSOR_NAME
     values = read_json(path) if path.is_file() else {}
@@ -282,6 +300,10 @@ def main(
     ] = None,
     projector: Annotated[Path | None, typer.Option(help="The authors' mm_projector.bin after stage 1.")] = None,
     levels: Annotated[str, typer.Option(help="Levels of the pyramid.")] = "0,1,2",
+    upsampler: Annotated[Literal["vdim", "bilinear"], typer.Option(help="How features are up-sampled.")] = "vdim",
+    query_grid: Annotated[tuple[int, int], typer.Option(help="Rows and columns of tokens of a view.")] = (12, 12),
+    num_query_sets: Annotated[int, typer.Option(help="Sets of queries: released 4, paper 1.")] = 4,
+    max_slices: Annotated[int, typer.Option(min=1, help="Of an image: released 9, paper 6.")] = MAX_SLICES,
     token_layout: Annotated[
         Literal["spatial", "sequential"], typer.Option(help="Order of an image's tokens.")
     ] = "spatial",
@@ -305,6 +327,10 @@ def main(
             vdim=vdim,
             projector=projector,
             levels=tuple(int(level) for level in levels.split(",")),
+            upsampler=upsampler,
+            query_grid=query_grid,
+            num_query_sets=num_query_sets,
+            max_slices=max_slices,
             token_layout=token_layout,
             row_separator_id=row_separator_id,
             slice_separator_id=slice_separator_id,

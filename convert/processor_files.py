@@ -32,7 +32,8 @@ def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTok
     except Exception as error:  # each kind of file has its own
         raise ValueError(f"The tokenizer of {source} cannot be read; is a file truncated? ({error})") from error
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    tokenizer.chat_template = CHAT_TEMPLATES.get(text_config.model_type, tokenizer.chat_template)
+    if "endgeneration" not in (tokenizer.chat_template or ""):  # one that doesn't mark what is trained on
+        tokenizer.chat_template = CHAT_TEMPLATES.get(text_config.model_type, tokenizer.chat_template)
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {source} has no chat template; set its `chat_template` and save it.")
     tokenizer.padding_side = "left"
@@ -52,10 +53,12 @@ def build_processor(
         image_values: further arguments of the image processor.
     """
     image_processor = LlavaUhdV2ImageProcessor(
-        max_slices=MAX_SLICES,
-        slice_resolution=config.vision_config.image_size,
-        patch_size=config.vision_config.patch_size,
-        **image_values,
+        **{
+            "max_slices": MAX_SLICES,
+            "slice_resolution": config.vision_config.image_size,
+            "patch_size": config.vision_config.patch_size,
+        }
+        | image_values,
     )
     if tokenizer is None:
         return image_processor

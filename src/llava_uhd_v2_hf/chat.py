@@ -39,6 +39,8 @@ class Chat:
         self.messages: list[dict[str, Any]] = []
         self.cache: Cache | None = None
         self.cached_ids = torch.empty(0, dtype=torch.long)
+        self.sequence = torch.empty(0, dtype=torch.long)  # of the last turn: prompt and answer
+        self.prompt_length = 0
 
     def ask(self, question: str, *, max_new_tokens: int, streamer: BaseStreamer | None = None) -> str:
         """The answer to the next question.
@@ -76,8 +78,9 @@ class Chat:
             return_dict_in_generate=True,
         )
         self.cache = outputs[CACHE_NAME]
-        self.cached_ids = outputs.sequences[0, : self.cache.get_seq_length()].cpu()
-        answer = self.processor.decode(outputs.sequences[0, len(ids) :], skip_special_tokens=True).strip()
+        self.sequence, self.prompt_length = outputs.sequences[0].cpu(), len(ids)
+        self.cached_ids = self.sequence[: self.cache.get_seq_length()]
+        answer = self.processor.decode(self.sequence[len(ids) :], skip_special_tokens=True).strip()
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         return answer
 

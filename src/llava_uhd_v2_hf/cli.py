@@ -10,19 +10,17 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from transformers import AutoProcessor, TextStreamer
 
 from .card import CardRequest
 from .chat import Chat
 from .checkpoint import check_checkpoint
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .command_inputs import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
 from .cost import describe_bytes, estimate_cost
 from .hub import export_checkpoint, push_checkpoint
-from .image_loading_llava_uhd_v2 import as_image, read_pixels
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .inspection import inspect_image
 from .inspection_picture import check_suffix, draw_inspection, save_picture
+from .serve.limits import Limits
 from .whole_file import written_whole
 
 
@@ -30,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 MaxSlices = Annotated[
     int | None, typer.Option(min=1, help="Slices of an image at most.", show_default="the model's own")
 ]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 CheckpointFolder = Annotated[Path, typer.Argument(help="Folder of a converted or trained checkpoint.")]
 WithCode = Annotated[bool, typer.Option("--with-code", help="Add the model's code, for trust_remote_code=True.")]
@@ -56,7 +55,7 @@ def ask(
     question: Annotated[
         str | None, typer.Argument(help="The question; without one, a chat on standard input.", show_default=False)
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    max_new_tokens: MaxNewTokens = 512,
     max_slices: MaxSlices = None,
 ) -> None:
     """Answer questions about images, word by word."""
@@ -64,9 +63,7 @@ def ask(
         check_checkpoint(model)
         processor = AutoProcessor.from_pretrained(model)
         pictures = [read_image(path, processor.image_processor.max_image_pixels) for path in image]
-        network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
-        network.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-        chat = Chat(network, processor, pictures, max_slices)
+        chat = Chat(load_network(model), processor, pictures, max_slices)
         streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         for line in [question] if question is not None else read_questions():
             chat.ask(line, max_new_tokens=max_new_tokens, streamer=streamer)
@@ -87,11 +84,7 @@ def inspect(
     with errors_in_one_line():
         if out is not None:
             check_suffix(out)
-        if model is None:
-            image_processor, config = LlavaUhdV2ImageProcessor(), LlavaUhdV2Config()
-        else:
-            config = AutoConfig.from_pretrained(check_checkpoint(model))
-            image_processor = AutoImageProcessor.from_pretrained(model)
+        image_processor, config = load_image_settings(model)
         picture = read_image(image, image_processor.max_image_pixels)
         inspection = inspect_image(picture, image_processor, config, max_slices)
         if out is not None:
@@ -164,22 +157,116 @@ def push(
 def visualize(
     image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Picture to write.", show_default=False)],
-    what: Annotated[Literal["pyramid"], typer.Option(help="What to draw.")] = "pyramid",
+    what: Annotated[Literal["slices", "pyramid", "attention"], typer.Option(help="What to draw.")] = "pyramid",
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or Hub id of a checkpoint, or what `train vdim` has written.",
-            show_default="the pixels that guide the pyramid of the 7B model",
+            help="Folder or Hub id of a checkpoint; for a pyramid also what `train vdim` has written.",
+            show_default="the 7B model without weights: its slices, and the pixels that guide its pyramid",
         ),
     ] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask, for attention.", show_default=False)] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Number of a token of the answer, counted from 1, or a part of its text.",
+            show_default="the whole answer",
+        ),
+    ] = None,
+    max_new_tokens: MaxNewTokens = 512,
+    max_slices: MaxSlices = None,
 ) -> None:
-    """Draw the features of the vision tower and every level of the pyramid side by side."""
-    from .visualization import draw_pyramid
-
+    """Draw how a model sees an image: its slices, its pyramids of features, or where it looks while it answers."""
     with errors_in_one_line():
         check_suffix(out)
-        picture = read_image(image, LlavaUhdV2ImageProcessor.max_image_pixels)
-        save_picture(draw_pyramid(picture, model), out)
+        if what == "attention":
+            from .attention_picture import explain_answer
+
+            if model is None or not question:
+                raise ValueError("A picture of the attention needs --model and --question.")
+            picture, answer = explain_answer(image, model, question, token, max_new_tokens, max_slices)
+            save_picture(picture, out)
+            typer.echo(answer)
+            return
+        if question is not None or token is not None:
+            raise ValueError(f"--question and --token belong to --what attention, not to --what {what}.")
+        if what == "slices":
+            image_processor, config = load_image_settings(model)
+            picture = read_image(image, image_processor.max_image_pixels)
+            save_picture(draw_inspection(inspect_image(picture, image_processor, config, max_slices)), out)
+        else:
+            from .pyramid_picture import draw_pyramid, load_pyramid
+
+            parts = load_pyramid(model)
+            picture = read_image(image, parts.image_processor.max_image_pixels)
+            save_picture(draw_pyramid(picture, parts, max_slices), out)
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        list[str], typer.Option(help="Folder or Hub id of a checkpoint or an adapter; repeat it.", show_default=False)
+    ],
+    example: Annotated[
+        list[Path] | None, typer.Option(help="Image file that the page offers; repeat it.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port.", show_default="the first from 7860 that is free")
+    ] = None,
+) -> None:
+    """Open a page, for this machine alone, where models answer questions about images and show how they see them."""
+    with errors_in_one_line():
+        from .demo.page import serve
+
+        serve(model, example or [], port, typer.echo)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint or an adapter.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="Name that clients call the model by.", show_default="the folder's")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAVA_UHD_V2_API_KEY", help="What clients must send.", show_default="nothing")
+    ] = None,
+    allow_private_image_urls: Annotated[
+        bool, typer.Option("--allow-private-image-urls", help="Fetch images also from addresses that are not public.")
+    ] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = Limits.batch,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests in hand; more get 429.")] = Limits.requests,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Longest body.")] = Limits.request_bytes,
+    max_images: Annotated[int, typer.Option(min=1, help="Images of a request.")] = Limits.images,
+    max_image_pixels: Annotated[int, typer.Option(min=1, help="Pixels of an image.")] = Limits.image_pixels,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt, with its images.", show_default="what the model reads")
+    ] = Limits.prompt_tokens,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = Limits.answer_tokens,
+    max_download_bytes: Annotated[int, typer.Option(min=1, help="Image behind a URL.")] = Limits.download_bytes,
+    download_seconds: Annotated[float, typer.Option(help="For all images of a request.")] = Limits.download_seconds,
+    body_seconds: Annotated[float, typer.Option(help="For the body of a request.")] = Limits.body_seconds,
+    stop_seconds: Annotated[float, typer.Option(help="For requests in hand, when stopped.")] = Limits.stop_seconds,
+) -> None:
+    """Answer OpenAI's chat completions over HTTP, until interrupted."""
+    with errors_in_one_line():
+        from .serve.server import serve as serve_model
+
+        limits = Limits(
+            request_bytes=max_request_bytes,
+            images=max_images,
+            image_pixels=max_image_pixels,
+            prompt_tokens=max_prompt_tokens,
+            answer_tokens=max_answer_tokens,
+            batch=max_batch,
+            requests=max_requests,
+            body_seconds=body_seconds,
+            download_seconds=download_seconds,
+            download_bytes=max_download_bytes,
+            stop_seconds=stop_seconds,
+        )
+        serve_model(model, host, port, limits, name=name, api_key=api_key, private_urls=allow_private_image_urls)
 
 
 train = typer.Typer(no_args_is_help=True, help="Train a model or a part of it, by a recipe.")
@@ -300,39 +387,9 @@ def errors_in_one_line() -> Iterator[None]:
     """Prints the first line of an expected error to stderr and exits with code 1."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        message = "The accelerator's memory is too small for these images; try fewer slices (--max-slices) or images."
-    except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed; training needs: pip install 'llava-uhd-v2-hf[train]'"
-    except (OSError, ValueError) as error:
-        message = one_line(error)
-    else:
-        return
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(1)
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error's message; the last, where a data loader's worker put its traceback before it."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    if "in DataLoader worker process" in lines[0]:
-        return lines[-1].partition(": ")[2] or lines[-1]
-    return lines[0]
-
-
-def read_image(path: Path, max_pixels: int | None) -> Image.Image:
-    """The file as an RGB image.
-
-    Raises:
-        OSError: if it is not there or can't be opened.
-        ValueError: if it is no image or has more than `max_pixels` pixels.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image file {path}.")
-    try:
-        return Image.fromarray(read_pixels(as_image(path), max_pixels=max_pixels))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
+    except EXPECTED_ERRORS as error:
+        typer.echo(f"Error: {describe_error(error)}", err=True)
+        raise typer.Exit(1) from error
 
 
 def read_questions() -> Iterator[str]:

@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The samples of fine-tuning as a stream: .parquet files and data sets of the Hub that are read while training."""
+"""The samples of fine-tuning as a stream: .parquet files, scripts and data sets of the Hub, read while training."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from .conversation_data import describe_missing, locate_sample, open_sample
 from .data_recipe import ConversationData, MixtureSource, read_sources
 from .record_files import open_dataset
+from .record_scripts import open_script
 from .worker_counts import WorkerCounts
 
 
@@ -59,7 +60,9 @@ class ConversationStream(IterableDataset):
         self.sources = read_sources(data)
         streams = [_open_stream(number, source) for number, source in enumerate(self.sources)]
         mixed = streams[0] if len(streams) == 1 else _interleave(streams, self.sources, seed)
-        shuffled = mixed.shuffle(seed=seed, buffer_size=data.shuffle_buffer)
+        # without a buffer, samples of a shard stay together
+        shards = {"max_buffer_input_shards": 1} if data.shuffle_buffer == 1 else {}
+        shuffled = mixed.shuffle(seed=seed, buffer_size=data.shuffle_buffer, **shards)
         self.dataset = split_dataset_by_node(shuffled, rank, world_size)
         self.counts = WorkerCounts(["missing_images"])
         if num_workers > self.dataset.num_shards:
@@ -109,7 +112,10 @@ def _open_stream(number: int, source: MixtureSource) -> Any:
         raise ValueError(
             f"{source.path} can't be streamed; set `data.streaming`=false, which leaves records in their file too."
         )
-    stream = open_dataset(source.path, source.split, streaming=True)
+    if source.path.endswith(".py"):
+        stream = open_script(source.path, source.split)
+    else:
+        stream = open_dataset(source.path, source.split, streaming=True)
     columns = datasets.Features(
         {
             "source": datasets.Value("int64"),

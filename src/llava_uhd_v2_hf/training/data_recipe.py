@@ -13,12 +13,13 @@ class ConversationData:
     """Where the conversations of a fine-tuning come from, and what happens to those that can't be used.
 
     Args:
-        source: a LLaVA .json or .jsonl file, a .parquet file or a folder of them, a data set of the Hub, or a .yaml
-            file that mixes several of these (see [`MixtureSource`]).
+        source: a LLaVA .json or .jsonl file, a .parquet file or a folder of them, a data set of the Hub, a .py file
+            that makes records (streamed; see [`open_script`]), or a .yaml file that mixes several of these (see
+            [`MixtureSource`]).
         images: folder that the names of images are relative to; None for the folder of the source.
         split: of a data set of the Hub or a folder of .parquet files.
         streaming: whether .parquet files and data sets of the Hub are read while training, without a copy.
-        shuffle_buffer: samples among which a stream is shuffled.
+        shuffle_buffer: samples among which a stream is shuffled; with 1, those of a shard stay in their order.
         max_length: longest sample in tokens; text beyond it is cut. None for the tokenizer's `model_max_length`.
         max_slices: largest number of slices of an image (released training 7; 1 for the overview alone); None for the
             processor's own.
@@ -126,7 +127,7 @@ def _read_mixture(values: Any, path: Path) -> list[MixtureSource]:
             source = build(MixtureSource, entry, f"sources[{number}].")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if (folder / source.path).exists() or source.path.endswith((".json", ".jsonl", ".parquet")):
+        if (folder / source.path).exists() or source.path.endswith((".json", ".jsonl", ".parquet", ".py")):
             source.path = str(folder / source.path)
         source.images = str(folder / source.images) if source.images else _folder(source.path)
         sources.append(source)

@@ -133,6 +133,8 @@ def open_records(path: str, split: str) -> Records:
     """
     if path.endswith((".json", ".jsonl")):
         return RecordFile(path)
+    if path.endswith(".py"):
+        raise ValueError(f"{path} makes its records one after the other; set `data.streaming`=true.")
     dataset = open_dataset(path, split, streaming=False)
     if not len(dataset):
         raise ValueError(f"{path} has no records in its split `{split}`.")

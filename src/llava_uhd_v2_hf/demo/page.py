@@ -1,0 +1,252 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The page: an image, a chat with streaming answers, and three pictures of how the model sees the image."""
+
+import html
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from PIL import Image
+
+from ..command_inputs import EXPECTED_ERRORS, describe_error
+from ..inspection_picture import draw_inspection
+from .desk import Conversation, Desk, Subject
+
+
+CHOSEN = "shown"  # the label of the tokens that the picture of the attention is about
+FONTS = ["system-ui", "sans-serif"]  # of the machine: the page loads nothing from elsewhere
+INTRODUCTION = """# LLaVA-UHD v2
+Choose an image and ask about it. Below, see how it is cut into slices, the pyramid of features that is made of each,
+and where the model looked while it answered."""
+PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function's arguments
+Pieces = list[tuple[str, str | None]]
+
+
+@contextmanager
+def errors_on_the_page(image: str | None) -> Iterator[None]:
+    """Shows an expected error as a line on the page; the image is called by its name alone."""
+    try:
+        yield
+    except EXPECTED_ERRORS as error:
+        message = describe_error(error)
+        if image:
+            message = message.replace(image, Path(image).name)
+        raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+
+
+def subject_of(image: str | None, model: str, max_slices: float) -> Subject:
+    if not image:
+        raise ValueError("There is no image yet: drop one, or take an example.")
+    return Subject(model, image, int(max_slices) or None)
+
+
+def path_of(payload: ImageData | None) -> str | None:
+    """Where an uploaded image lies. gradio would open it first, and hide in a long message what is wrong with it."""
+    return payload.path if payload else None
+
+
+def mark(pieces: Sequence[str], tokens: Collection[int]) -> Pieces:
+    """The tokens of an answer, the chosen ones labelled."""
+    return [(piece, CHOSEN if index in tokens else None) for index, piece in enumerate(pieces)]
+
+
+def show_chat(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+class Handlers:
+    """What happens on the page; every method is an end point of its API too."""
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+
+    def start(self, image: str | None, model: str, max_slices: float) -> tuple:
+        """Shows the slices of another image, for another model, or with another largest number of slices."""
+        picture = None
+        if image:
+            with errors_on_the_page(image):
+                picture = draw_inspection(self.desk.inspect(subject_of(image, model, max_slices)))
+        return picture, None, [], None, [], None
+
+    def ask(
+        self,
+        question: str,
+        image: str | None,
+        model: str,
+        max_slices: float,
+        max_new_tokens: float,
+        conversation: Conversation | None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[tuple]:
+        """Yields the chat, and at the end the answer's tokens and the attention of all of them."""
+        with errors_on_the_page(image):
+            subject = subject_of(image, model, max_slices)
+            if not question.strip():
+                raise ValueError("There is no question yet: write one.")
+            if conversation is None or conversation.subject != subject:
+                conversation = Conversation(subject)
+            progress(0, desc=f"Loading {model}")
+            self.desk.load(model)
+            progress(0.5, desc="Reading the image and the question")
+            turns = [*conversation.turns, ("user", question)]
+            for text in self.desk.answer(conversation, question, int(max_new_tokens)):
+                yield show_chat([*turns, ("assistant", text)]), question, conversation, [], None
+            pieces, picture = None, None
+            if conversation.attention is None:
+                gr.Warning(html.escape(conversation.no_attention, quote=False))
+            else:
+                picture, tokens = self.desk.draw_attention(conversation, None)
+                pieces = mark(conversation.attention.pieces, tokens)
+            yield show_chat(conversation.turns), "", conversation, pieces, picture
+
+    def pyramid(
+        self,
+        image: str | None,
+        model: str,
+        max_slices: float,
+        progress: gr.Progress = PROGRESS,
+    ) -> Image.Image:
+        """Draws the pyramids of all views."""
+        with errors_on_the_page(image):
+            subject = subject_of(image, model, max_slices)
+            progress(0, desc=f"Loading {model}")
+            self.desk.load(model)
+            progress(0.5, desc="Encoding every view")
+            return self.desk.draw_pyramid(subject)
+
+    def attention(self, wanted: str, conversation: Conversation | None) -> tuple[Image.Image, Pieces]:
+        """Draws where the model looked for a token of the last answer, named by its number or its text."""
+        with errors_on_the_page(conversation.subject.image if conversation else None):
+            if conversation is None:
+                raise ValueError("There is no answer yet: ask something first.")
+            picture, tokens = self.desk.draw_attention(conversation, wanted.strip() or None)
+            return picture, mark(conversation.attention.pieces, tokens)
+
+
+def number_of_token(event: gr.SelectData) -> str:
+    """The number, counted from 1, of the token that was clicked on."""
+    return str(event.index + 1)
+
+
+def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
+    """
+    Args:
+        desk: answers and draws.
+        examples: image files that the page offers.
+    """
+    do = Handlers(desk)
+    with gr.Blocks(title="LLaVA-UHD v2", analytics_enabled=False) as page:
+        gr.Markdown(INTRODUCTION)
+        conversation = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=2):
+                image = gr.Image(
+                    label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=340
+                )
+                image.preprocess = path_of  # type: ignore[method-assign]
+                if examples:
+                    gr.Examples([[str(path)] for path in examples], [image], label="Examples")
+                model = gr.Dropdown(desk.models, value=desk.models[0], label="Model")
+                with gr.Row():
+                    max_slices = gr.Number(0, label="Most slices (0: default)", minimum=0, precision=0, min_width=120)
+                    max_new_tokens = gr.Number(
+                        256, label="Longest answer (tokens)", minimum=1, precision=0, min_width=120
+                    )
+            with gr.Column(scale=3):
+                chat = gr.Chatbot(label="Chat", height=460, render_markdown=False, buttons=["copy_all"])
+                question = gr.Textbox(label="Question", placeholder="What is in the picture?", lines=1)
+                with gr.Row():
+                    asked, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
+        with gr.Tab("Slices"):
+            gr.Markdown("How the image is cut, and the order of its tokens.")
+            slices = _picture("slices")
+        with gr.Tab("Pyramid"):
+            gr.Markdown(
+                "Features of the vision tower, and of every level that is made of them: what is alike has one colour."
+            )
+            draw, pyramid = gr.Button("Draw the pyramid"), _picture("pyramid")
+        with gr.Tab("Attention"):
+            gr.Markdown("Where the model looked when it chose a word. Click on a token of the answer.")
+            pieces = gr.HighlightedText(
+                label="Answer", color_map={CHOSEN: "yellow"}, show_inline_category=False, show_label=False
+            )
+            wanted = gr.Textbox(label="Or name it: its number, or a part of the answer; empty for all of it", lines=1)
+            attention = _picture("attention")
+
+        subject = [image, model, max_slices]
+        gr.on(
+            [image.change, model.change, max_slices.change],
+            do.start,
+            subject,
+            [slices, conversation, chat, pyramid, pieces, attention],
+            api_name="slices",
+            show_progress="minimal",
+            concurrency_id="desk",
+        )
+        running = gr.on(
+            [question.submit, asked.click],
+            do.ask,
+            [question, *subject, max_new_tokens, conversation],
+            [chat, question, conversation, pieces, attention],
+            api_name="ask",
+            show_progress_on=[question],
+            concurrency_id="desk",
+        )
+        stop.click(None, cancels=[running])
+        chat.clear(lambda: (None, None, None), None, [conversation, pieces, attention], api_visibility="private")
+        draw.click(do.pyramid, subject, pyramid, api_name="pyramid", concurrency_id="desk")
+        shown = [attention, pieces]
+        wanted.submit(do.attention, [wanted, conversation], shown, api_name="attention", concurrency_id="desk")
+        pieces.select(number_of_token, None, wanted, api_visibility="private").then(
+            do.attention, [wanted, conversation], shown, api_visibility="private", concurrency_id="desk"
+        )
+    return page.queue(default_concurrency_limit=1)
+
+
+def _picture(name: str) -> gr.Image:
+    return gr.Image(
+        label=name,
+        show_label=False,  # it would stand on the picture's own captions
+        type="pil",
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+    )
+
+
+def serve(
+    models: Sequence[str], examples: Sequence[Path], port: int | None, report: Callable[[str], object] = print
+) -> None:
+    """Serves the page on loopback until it is interrupted.
+
+    Args:
+        models: folders or Hub ids of checkpoints or adapters; the first is chosen at first.
+        examples: image files that the page offers.
+        port: None for the first from 7860 on that is free.
+        report: is told where the page is.
+
+    Raises:
+        OSError: if an example is not there, or the port is taken.
+        ValueError: if a model is no checkpoint.
+    """
+    for path in examples:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no image file {path}.")
+    page = build_page(Desk(models), examples)
+    _, url, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    report(f"The page is at {url} until you press Ctrl+C.")
+    page.block_thread()
+
+
+__all__ = ["build_page", "serve"]

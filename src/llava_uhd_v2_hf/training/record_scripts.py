@@ -1,0 +1,61 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Records that a Python file of the user's makes while they are trained on, such as rendered documents."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+@lru_cache
+def load_script(path: str) -> ModuleType:
+    """The module in a file; what lies beside it can be imported by it.
+
+    Raises:
+        ValueError: if the file can't be run, or has no function `records` or no number `SHARDS`.
+    """
+    file = Path(path).resolve()
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"There is no Python file {path}; set `data.source`.")
+    module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"{path} can't be run: {type(error).__name__}: {error}.") from error
+    shards = getattr(module, "SHARDS", None)
+    if not callable(getattr(module, "records", None)) or not isinstance(shards, int) or shards < 1:
+        raise ValueError(f"{path} must have a function `records(split, shard)` and a number `SHARDS` of at least 1.")
+    return module
+
+
+def open_script(path: str, split: str) -> Any:
+    """An iterable data set of the records of a script, in its shards.
+
+    Args:
+        path: of the file, with a function `records(split, shard)`, which yields records as of a .json file (an image
+            is a name, or a mapping with the `bytes` of its file), and `SHARDS`, how many shards there are.
+        split: handed to `records`.
+
+    Raises:
+        ValueError: if the file is no such script.
+    """
+    import datasets
+
+    shards = list(range(load_script(path).SHARDS))
+    return datasets.IterableDataset.from_generator(
+        _records, gen_kwargs={"shards": shards, "path": path, "split": split}
+    )
+
+
+def _records(shards: list[int], path: str, split: str) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        yield from load_script(path).records(split, shard)
+
+
+__all__ = ["load_script", "open_script"]

@@ -1,0 +1,327 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+import builtins
+import functools
+import socket
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from demo_page import served
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
+
+from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
+from llava_uhd_v2_hf.answer_attention import attend
+from llava_uhd_v2_hf.attention_picture import draw_attention
+from llava_uhd_v2_hf.chat import Chat
+from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.demo.desk import Conversation, Desk, Subject
+from llava_uhd_v2_hf.inspection import inspect_image
+from llava_uhd_v2_hf.inspection_picture import draw_inspection
+from llava_uhd_v2_hf.pyramid_picture import draw_pyramid, load_pyramid
+
+
+PHOTO = Image.effect_mandelbrot((320, 220), (-2, -1.2, 1, 1.2), 100).convert("RGB")
+QUESTIONS = ["What is this?", "And beside it?"]
+TOKENS = 12  # of an answer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint, tmp_path_factory):
+    """The tiny model, made to speak the words of its toy tokenizer, past the 256 bytes, and no others."""
+    folder = tmp_path_factory.mktemp("speaking") / "model"
+    model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
+    with torch.no_grad():
+        model.lm_head.weight[:260] = 0
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_checkpoint).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    PHOTO.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint, converted_checkpoint, photo, tmp_path_factory):
+    models = ["--model", checkpoint, "--model", converted_checkpoint]
+    with served(tmp_path_factory.mktemp("page"), *models, "--example", photo) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url, tmp_path):
+    return Client(url, verbose=False, download_files=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(checkpoint):
+    return tuple(kind.from_pretrained(checkpoint) for kind in (AutoModelForImageTextToText, AutoProcessor))
+
+
+def ask(client, question, image, model, max_slices=0, max_new_tokens=TOKENS):
+    """Everything that the page shows, one after the other: chat, question, pieces, picture."""
+    file = handle_file(image) if image else None
+    job = client.submit(question, file, str(model), max_slices, max_new_tokens, api_name="/ask")
+    job.result()
+    return job.outputs()
+
+
+def texts(shown):
+    return [(message["role"], message["content"][0]["text"]) for message in shown[0]]
+
+
+def pixels(image):
+    return np.asarray(Image.open(image) if isinstance(image, str) else image)
+
+
+# The page, as a client sees it
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_a_chat_and_come_piece_by_piece(client, photo, checkpoint, model_and_processor):
+    chat, turns = Chat(*model_and_processor, [PHOTO]), []
+    for question in QUESTIONS:
+        shown = ask(client, question, photo, checkpoint)
+        turns += [("user", question), ("assistant", chat.ask(question, max_new_tokens=TOKENS))]
+        assert texts(shown[-1]) == turns
+        so_far = [texts(one)[-1][1] for one in shown]
+        assert len(set(so_far)) > 3
+        assert all(later.strip().startswith(earlier.strip()) for earlier, later in zip(so_far, so_far[1:]))
+
+
+@pytest.mark.slow
+def test_the_attention_is_drawn_for_the_answer_and_for_a_token(client, photo, checkpoint, model_and_processor):
+    model, processor = model_and_processor
+    chat = Chat(model, processor, [PHOTO], 3)
+    chat.ask(QUESTIONS[0], max_new_tokens=TOKENS)
+    attention, inspection = attend(chat), inspect_image(PHOTO, processor.image_processor, model.config, 3)
+    expected = [
+        draw_attention(inspection, attention, tokens, QUESTIONS[0]) for tokens in (range(len(attention.pieces)), [1])
+    ]
+
+    *_, (_, question, pieces, picture) = ask(client, QUESTIONS[0], photo, checkpoint, max_slices=3)
+    assert question == ""
+    assert np.array_equal(pixels(picture), pixels(expected[0]))
+    assert [piece["token"] for piece in pieces] == attention.pieces
+    picture, pieces = client.predict("2", api_name="/attention")
+    assert np.array_equal(pixels(picture), pixels(expected[1]))
+    assert [bool(piece["class_or_confidence"]) for piece in pieces] == [index == 1 for index in range(len(pieces))]
+    with pytest.raises(AppError, match="'zebra' is neither in the answer nor a number from 1 to"):
+        client.predict("zebra", api_name="/attention")
+
+
+@pytest.mark.slow
+def test_slices_and_pyramid_are_those_of_visualize(client, photo, checkpoint, model_and_processor):
+    model, processor = model_and_processor
+    arguments = (handle_file(photo), str(checkpoint), 4)
+    slices, *_ = client.predict(*arguments, api_name="/slices")
+    inspection = inspect_image(PHOTO, processor.image_processor, model.config, 4)
+    assert np.array_equal(pixels(slices), pixels(draw_inspection(inspection)))
+    pyramid = client.predict(*arguments, api_name="/pyramid")
+    assert np.array_equal(pixels(pyramid), pixels(draw_pyramid(PHOTO, load_pyramid(str(checkpoint)), 4)))
+
+
+@pytest.mark.slow
+def test_another_model_begins_another_conversation(client, photo, checkpoint, converted_checkpoint):
+    ask(client, QUESTIONS[0], photo, checkpoint)
+    shown = ask(client, QUESTIONS[1], photo, converted_checkpoint, max_new_tokens=2)
+    assert texts(shown[-1])[0] == ("user", QUESTIONS[1])
+    assert len(texts(shown[-1])) == 2
+
+
+@pytest.mark.slow
+def test_two_pages_at_once_have_their_own_conversations(url, photo, checkpoint, model_and_processor):
+    images = {"left": PHOTO, "right": PHOTO.rotate(180)}
+    answers = {name: [] for name in images}
+
+    def talk(name):
+        images[name].save(photo.with_name(f"{name}.png"))
+        page = Client(url, verbose=False)
+        for question in QUESTIONS:
+            shown = ask(page, question, photo.with_name(f"{name}.png"), checkpoint)
+            answers[name].append(texts(shown[-1])[-1][1])
+
+    threads = [threading.Thread(target=talk, args=[name]) for name in images]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, image in images.items():
+        chat = Chat(*model_and_processor, [image])
+        assert answers[name] == [chat.ask(question, max_new_tokens=TOKENS) for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def unusable(tmp_path_factory):
+    """Files by what is wrong with them."""
+    folder = tmp_path_factory.mktemp("unusable")
+    (folder / "text.png").write_text("no image")
+    PHOTO.save(folder / "whole.png")
+    (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:2000])
+    Image.new("1", (12_000, 9_000)).save(folder / "large.png")
+    Image.new("1", (20_000, 20_000)).save(folder / "enormous.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("question", "name", "message"),
+    [
+        ("What?", None, "There is no image yet"),
+        (" ", "whole", "There is no question yet"),
+        ("What?", "text", r"^text\.png cannot be used: PIL reads no image in it"),
+        ("What?", "cut", r"^cut\.png cannot be used: "),
+        ("What?", "large", r"^large\.png cannot be used: .*100000000"),
+        ("What?", "enormous", r"^enormous\.png cannot be used: .*400000000 pixels"),
+        ("Why <image>?", "whole", "number of image tokens"),
+    ],
+)
+def test_errors_are_readable_and_the_page_goes_on(client, unusable, checkpoint, question, name, message):
+    with pytest.raises(AppError, match=message) as error:
+        ask(client, question, unusable / f"{name}.png" if name else None, checkpoint)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    shown = ask(client, "And now?", unusable / "whole.png", checkpoint, max_new_tokens=2)
+    assert texts(shown[-1])[0] == ("user", "And now?")
+
+
+@pytest.mark.slow
+def test_numbers_out_of_range_and_unknown_models_are_refused(client, photo, checkpoint):
+    with pytest.raises(AppError, match="less than minimum value 1"):
+        ask(client, "What?", photo, checkpoint, max_new_tokens=0)
+    with pytest.raises(AppError, match="not in the list of choices"):
+        ask(client, "What?", photo, "another/model")
+    with pytest.raises(AppError, match="There is no answer yet"):
+        client.predict("1", api_name="/attention")
+
+
+@pytest.mark.slow
+def test_the_page_is_for_this_machine_alone(url):
+    port = int(url.rstrip("/").rpartition(":")[2])
+    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    for address in others:
+        with pytest.raises(OSError), socket.create_connection((address, port), timeout=5):
+            pass
+
+
+# What stands behind the page
+
+
+@pytest.fixture
+def conversation(checkpoint, photo):
+    return Conversation(Subject(str(checkpoint), str(photo)))
+
+
+def test_the_image_is_encoded_once(checkpoint, conversation, monkeypatch):
+    numbers, encode = [], LlavaUhdV2Model.get_image_features
+
+    def record(self, pixel_values, image_sizes, **kwargs):
+        numbers.append(len(image_sizes))
+        return encode(self, pixel_values, image_sizes, **kwargs)
+
+    monkeypatch.setattr(LlavaUhdV2Model, "get_image_features", record)
+    desk = Desk([str(checkpoint)])
+    for question in QUESTIONS:
+        assert list(desk.answer(conversation, question, 3))
+        assert conversation.attention is not None
+    assert numbers == [1]
+
+
+def test_one_model_is_kept(checkpoint, converted_checkpoint, conversation):
+    desk = Desk([str(checkpoint), str(converted_checkpoint)])
+    assert desk.loaded is None
+    list(desk.answer(conversation, "What?", 2))
+    first = desk.load(str(checkpoint))
+    assert desk.load(str(checkpoint)) == first
+    desk.load(str(converted_checkpoint))
+    assert desk.loaded[0] == str(converted_checkpoint) and desk.chat is None
+    list(desk.answer(conversation, "And?", 2))
+    assert len(conversation.turns) == 4
+
+
+def test_who_stops_listening_stops_the_model(checkpoint, conversation, monkeypatch):
+    steps, forward = [], LlavaUhdV2ForConditionalGeneration.forward
+
+    @functools.wraps(forward)
+    def count(self, *arguments, **options):
+        steps.append(1)
+        return forward(self, *arguments, **options)
+
+    desk = Desk([str(checkpoint)])
+    expected = list(desk.answer(Conversation(conversation.subject), "What?", 4))[-1]
+    monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "forward", count)
+    answer = desk.answer(conversation, "What?", 800)
+    next(answer)
+    answer.close()
+    taken = len(steps)
+    assert taken < 200
+    assert conversation.messages == [] and conversation.attention is None
+    assert list(desk.answer(conversation, "What?", 4))[-1] == expected
+
+
+def test_an_error_while_answering_comes_through(checkpoint, conversation, monkeypatch):
+    @functools.wraps(LlavaUhdV2ForConditionalGeneration.forward)
+    def fail(self, *arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    desk = Desk([str(checkpoint)])
+    monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(desk.answer(conversation, "What?", 3))
+    monkeypatch.undo()
+    assert list(desk.answer(conversation, "What?", 3))
+
+
+# The command
+
+
+def demo(*arguments):
+    return CliRunner().invoke(app, ["demo", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere/at/all"], "There is no folder nowhere/at/all"),
+        (["--model", "MODEL", "--example", "missing.png"], "There is no image file missing.png"),
+        (["--model", "MODEL", "--port", "PORT"], "Cannot find empty port"),
+    ],
+)
+def test_wrong_options_are_errors_in_one_line(arguments, message, checkpoint):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = {"MODEL": checkpoint, "PORT": taken.getsockname()[1]}
+        result = demo(*[values.get(argument, argument) for argument in arguments])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr.rpartition("Error: ")[2]
+
+
+def test_a_model_is_needed():
+    result = demo()
+    assert result.exit_code == 2 and "--model" in result.stderr
+
+
+def test_without_gradio_the_extra_is_named(checkpoint, monkeypatch):
+    load = builtins.__import__
+
+    def refuse(name, *arguments, **options):
+        if name == "gradio":
+            raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
+        return load(name, *arguments, **options)
+
+    monkeypatch.delitem(sys.modules, "llava_uhd_v2_hf.demo.page", raising=False)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    result = demo("--model", checkpoint)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: gradio is not installed; this needs: pip install 'llava-uhd-v2-hf[demo]'\n"

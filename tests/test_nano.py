@@ -1,0 +1,158 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The documents of examples/nano: exact answers, splits that share nothing, and a training of two steps."""
+
+import collections
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+NANO = ROOT / "examples/nano"
+
+
+@pytest.fixture(autouse=True)
+def nano_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(NANO))
+
+
+@pytest.fixture(scope="module")
+def test_pages():
+    sys.path.insert(0, str(NANO))
+    try:
+        from test_set import make_pages
+
+        return make_pages(count=40)
+    finally:
+        sys.path.remove(str(NANO))
+
+
+def test_an_answer_stands_where_the_sheet_says(test_pages):
+    for sheet, _ in test_pages:
+        written = {(text, tuple(box)) for text, box in sheet.texts}
+        for fact in sheet.facts:
+            if "bar is" not in fact.question:
+                assert (fact.value, tuple(fact.box)) in written
+            assert 0 <= fact.box[0] <= fact.box[2] <= sheet.width
+            assert 0 <= fact.box[1] <= fact.box[3] <= sheet.height
+
+
+def test_a_question_has_one_answer(test_pages):
+    for sheet, _ in test_pages:
+        answers = collections.defaultdict(set)
+        for fact in sheet.facts:
+            answers[fact.question].add(fact.value)
+        assert all(len(values) == 1 for values in answers.values()), answers
+
+
+def test_ink_is_where_a_text_is(test_pages):
+    for sheet, _ in test_pages:
+        for text, (left, top, right, bottom) in sheet.texts:
+            box = [round(edge * sheet.scale) for edge in (left, top, right, bottom + (bottom - top) / 4)]
+            low, high = sheet.image.crop(box).convert("L").getextrema()
+            assert high - low > 60, text
+
+
+def test_splits_share_no_fonts_and_no_values():
+    from fonts import FAMILIES
+    from values import name, of_split, price
+
+    families = [set(split) for split in FAMILIES.values()]
+    assert sum(map(len, families)) == len(set.union(*families))
+    for draw in (price, name):
+        drawn = {
+            split: {of_split(draw, split, random.Random(number)) for number in range(300)}
+            for split in ("train", "validation", "test")
+        }
+        assert not (drawn["train"] & drawn["test"] or drawn["train"] & drawn["validation"])
+        assert not drawn["validation"] & drawn["test"]
+
+
+def test_the_test_set_is_always_the_same(test_pages):
+    from test_set import make_pages
+
+    again = make_pages(count=5)
+    assert [questions for _, questions in again] == [questions for _, questions in test_pages[:5]]
+    assert all(one.image.tobytes() == other.image.tobytes() for (one, _), (other, _) in zip(again, test_pages))
+
+
+@pytest.mark.parametrize("split", ["read", "ask", "validation"])
+def test_records_are_conversations_in_runs_of_one_shape(split):
+    from pages import ALIKE, records
+
+    from llava_uhd_v2_hf.training.conversation_data import locate_sample, open_sample
+    from llava_uhd_v2_hf.training.data_recipe import MixtureSource
+
+    stream, sizes = records(split, 3), []
+    for number in range(2 * ALIKE):
+        sample = open_sample(locate_sample(str(number), next(stream), MixtureSource("pages.py")), None, (0,))
+        assert sample["messages"][-1]["role"] == "assistant"
+        sizes.append(sample["images"][0].size)
+    ratios = [[round(width / height, 1) for width, height in run] for run in (sizes[:ALIKE], sizes[ALIKE:])]
+    assert all(len(set(run)) == 1 for run in ratios)
+
+
+def test_the_character_map_says_what_stands_in_a_cell():
+    from sheet import Sheet
+    from tower import CLASSES, COLUMNS, PATCH, ROWS, VIEW, character_map
+
+    sheet = Sheet(VIEW, VIEW, "train", random.Random(0))
+    left, top, right, bottom = sheet.write("W", 42, 42, 28)
+    cells = character_map(sheet)
+    column = int((left + right) / 2 / (PATCH / COLUMNS))
+    row = int((top + 0.65 * (bottom - top)) / (PATCH / ROWS))
+    assert cells[row, column] == CLASSES.index("W")
+    assert cells[0].max() == 0
+    assert set(cells[cells > 0].tolist()) == {CLASSES.index("W")}
+
+
+@pytest.mark.slow
+def test_the_stages_run_one_after_the_other(tmp_path):
+    """Everything that the README of the example tells to run, in small."""
+    recipes = NANO / "recipes"
+    few = [
+        "batch_size=4",
+        "training.per_device_train_batch_size=4",
+        "training.bf16=false",
+        "training.save_strategy=no",
+    ]
+    few += ["training.max_steps=2", "training.dataloader_num_workers=0", "training.logging_steps=1"]
+    cli = [Path(sys.executable).with_name("llava-uhd-v2")]
+    python = [sys.executable]
+    for command in (
+        [*python, NANO / "make_text_model.py", tmp_path / "text"],
+        [*python, NANO / "tower.py", tmp_path / "tower", "--steps", "2", "--batch-size", "4", "--workers", "0"],
+        [*python, NANO / "write_pages.py", tmp_path / "pages", "6"],
+        [
+            *[*cli, "train", "vdim", recipes / "vdim.yaml", f"tower={tmp_path / 'tower'}"],
+            *[f"data.images={tmp_path / 'pages'}", f"training.output_dir={tmp_path / 'vdim'}", "training.max_steps=2"],
+            *["batch_size=2", "training.per_device_train_batch_size=2"],
+        ],
+        [
+            *[*python, ROOT / "convert/assemble.py", tmp_path / "tower", tmp_path / "text", tmp_path / "assembled"],
+            *["--vdim", tmp_path / "vdim/vdim.safetensors", "--query-grid", "8", "8", "--num-query-sets", "1"],
+            *["--max-slices", "6", "--row-separator-id", "5", "--slice-separator-id", "6"],
+        ],
+        [
+            *[*cli, "train", "sft", recipes / "read.yaml", f"model={tmp_path / 'assembled'}"],
+            *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / 'read'}", *few],
+        ],
+        [
+            *[*cli, "train", "sft", recipes / "ask.yaml", f"model={tmp_path / 'read'}"],
+            *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / 'ask'}", *few],
+        ],
+    ):
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert result.returncode == 0, result.stderr[-2000:]
+
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tmp_path / "ask")
+    assert processor.image_processor.max_slices == 6
+    assert processor.image_processor.slice_resolution == 112
+    chat = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "12.50"}]
+    assert processor.apply_chat_template(chat) == "<|user|><image>\nWhat?<|assistant|>12.50<|end|>"
+    assert processor.tokenizer.tokenize("12.50") == ["1", "2", ".", "5", "0"]
