@@ -15,7 +15,7 @@ from llava_uhd_v2_hf.cli import app
 from llava_uhd_v2_hf.training.answers import generate_answers, is_exact
 
 
-STEPS = 550
+STEPS = 800
 LEARN = ["batch_size=16", "training.per_device_train_batch_size=16", "training.logging_steps=10"]
 LEARN += ["training.gradient_checkpointing=false", "training.learning_rate=3e-3"]
 SLOW_PARTS = ["parts.vision_tower.learning_rate=2e-4", "parts.window_attention.learning_rate=1e-3"]
