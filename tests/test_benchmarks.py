@@ -75,6 +75,7 @@ def test_generation(tmp_path):
         assert sum(seconds.values()) == pytest.approx(whole) and min(seconds.values()) > 0
 
 
+@pytest.mark.slow
 def test_projector(tmp_path):
     command = [
         sys.executable,

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from serve_clients import PATH, ServerProcess, ask  # noqa: E402
 
 
+pytestmark = pytest.mark.slow  # each starts a process
 LONG = ask("Tell me a long story.", max_tokens=900)
 
 
@@ -34,7 +35,6 @@ def start_stream(server):
     return stream
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_requests_end_before_the_server_does(talker, number):
     server = ServerProcess(talker)
@@ -52,7 +52,6 @@ def test_running_requests_end_before_the_server_does(talker, number):
     half.close()
 
 
-@pytest.mark.slow
 def test_what_takes_too_long_ends_with_an_error(talker):
     server = ServerProcess(talker, "--stop-seconds", 0.3)
     stream = start_stream(server)
@@ -67,7 +66,6 @@ def test_what_takes_too_long_ends_with_an_error(talker):
     half.close()
 
 
-@pytest.mark.slow
 def test_an_adapter(talker, tmp_path):
     reference = Reference(talker)
     plain = reference.answer(LONG | {"max_tokens": 20})

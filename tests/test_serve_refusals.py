@@ -29,6 +29,7 @@ from serve_clients import (  # noqa: E402
 )
 
 
+pytestmark = pytest.mark.slow  # servers in processes of their own
 BAD = {name: case for name, *case in bad_requests()}
 HELLO = ask("Hello there.", max_tokens=4)
 
