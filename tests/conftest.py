@@ -22,7 +22,7 @@ from torch import nn  # noqa: E402
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
 
 
-pytest_plugins = ["client_table"]
+pytest_plugins = ["client_table", "serve_checkpoint"]
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"

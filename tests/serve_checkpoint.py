@@ -1,11 +1,12 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""For tests of the server: a tiny checkpoint that speaks words without end, and its answers by `generate`."""
+"""Fixtures of the server's tests: a tiny checkpoint that speaks words without end, and its answers by `generate`."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -74,3 +75,13 @@ class Reference:
         stop = request.get("stop", [])
         places = [text.find(end) for end in ([stop] if isinstance(stop, str) else stop)]
         return text[: min([place for place in places if place >= 0], default=len(text))]
+
+
+@pytest.fixture(scope="module")
+def talker(tiny_checkpoint, tmp_path_factory):
+    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
+
+
+@pytest.fixture(scope="module")
+def answers_alone(talker):
+    return Reference(talker)

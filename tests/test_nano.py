@@ -20,7 +20,7 @@ def nano_on_path(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def test_pages():
+def drawn_pages():
     sys.path.insert(0, str(NANO))
     try:
         from test_set import make_pages
@@ -30,8 +30,8 @@ def test_pages():
         sys.path.remove(str(NANO))
 
 
-def test_an_answer_stands_where_the_sheet_says(test_pages):
-    for sheet, _ in test_pages:
+def test_an_answer_stands_where_the_sheet_says(drawn_pages):
+    for sheet, _ in drawn_pages:
         written = {(text, tuple(box)) for text, box in sheet.texts}
         for fact in sheet.facts:
             if "bar is" not in fact.question:
@@ -40,16 +40,16 @@ def test_an_answer_stands_where_the_sheet_says(test_pages):
             assert 0 <= fact.box[1] <= fact.box[3] <= sheet.height
 
 
-def test_a_question_has_one_answer(test_pages):
-    for sheet, _ in test_pages:
+def test_a_question_has_one_answer(drawn_pages):
+    for sheet, _ in drawn_pages:
         answers = collections.defaultdict(set)
         for fact in sheet.facts:
             answers[fact.question].add(fact.value)
         assert all(len(values) == 1 for values in answers.values()), answers
 
 
-def test_ink_is_where_a_text_is(test_pages):
-    for sheet, _ in test_pages:
+def test_ink_is_where_a_text_is(drawn_pages):
+    for sheet, _ in drawn_pages:
         for text, (left, top, right, bottom) in sheet.texts:
             box = [round(edge * sheet.scale) for edge in (left, top, right, bottom + (bottom - top) / 4)]
             low, high = sheet.image.crop(box).convert("L").getextrema()
@@ -71,12 +71,12 @@ def test_splits_share_no_fonts_and_no_values():
         assert not drawn["validation"] & drawn["test"]
 
 
-def test_the_test_set_is_always_the_same(test_pages):
+def test_the_test_set_is_always_the_same(drawn_pages):
     from test_set import make_pages
 
     again = make_pages(count=5)
-    assert [questions for _, questions in again] == [questions for _, questions in test_pages[:5]]
-    assert all(one.image.tobytes() == other.image.tobytes() for (one, _), (other, _) in zip(again, test_pages))
+    assert [questions for _, questions in again] == [questions for _, questions in drawn_pages[:5]]
+    assert all(one.image.tobytes() == other.image.tobytes() for (one, _), (other, _) in zip(again, drawn_pages))
 
 
 @pytest.mark.parametrize("split", ["read", "ask", "validation"])

@@ -13,7 +13,6 @@ from threading import Thread
 import openai
 import pytest
 from conftest import ROOT
-from serve_checkpoint import Reference, write_talker
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -23,16 +22,6 @@ from serve_clients import ServerProcess, as_body, ask, encode, good_requests, im
 
 GOOD = good_requests()
 LONG = ask("Tell me a long story.", max_tokens=800)
-
-
-@pytest.fixture(scope="module")
-def talker(tiny_checkpoint, tmp_path_factory):
-    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
-
-
-@pytest.fixture(scope="module")
-def reference(talker):
-    return Reference(talker)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +65,11 @@ def test_models(server):
 
 
 @pytest.mark.parametrize("number", range(len(GOOD)))
-def test_answers_are_those_of_generate(complete, reference, number):
+def test_answers_are_those_of_generate(complete, answers_alone, number):
     request = GOOD[number]
     completion = complete(request)
-    assert text_of(completion) == reference.answer(request)
-    usage, prompt_tokens = completion.usage, reference.inputs(request)["input_ids"].shape[1]
+    assert text_of(completion) == answers_alone.answer(request)
+    usage, prompt_tokens = completion.usage, answers_alone.inputs(request)["input_ids"].shape[1]
     assert (usage.prompt_tokens, usage.total_tokens) == (prompt_tokens, prompt_tokens + usage.completion_tokens)
     if "stop" in request:
         assert completion.choices[0].finish_reason == "stop" and usage.completion_tokens < request["max_tokens"]
@@ -88,8 +77,8 @@ def test_answers_are_those_of_generate(complete, reference, number):
         assert completion.choices[0].finish_reason == "length" and usage.completion_tokens == request["max_tokens"]
 
 
-def test_the_answers_differ(reference):
-    assert len({reference.answer(request) for request in GOOD}) >= len(GOOD) - 1
+def test_the_answers_differ(answers_alone):
+    assert len({answers_alone.answer(request) for request in GOOD}) >= len(GOOD) - 1
 
 
 @pytest.mark.parametrize("number", range(len(GOOD)))
@@ -113,11 +102,11 @@ def test_a_stream_comes_as_it_is_made(complete):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_stop_strings_that_straddle_tokens(complete, reference, stream):
-    tokens = reference.tokens(LONG | {"max_tokens": 12})
-    text, checked = reference.text(tokens), 0
+def test_stop_strings_that_straddle_tokens(complete, answers_alone, stream):
+    tokens = answers_alone.tokens(LONG | {"max_tokens": 12})
+    text, checked = answers_alone.text(tokens), 0
     for count in range(1, len(tokens)):
-        before, after = reference.text(tokens[:count]), reference.text(tokens[: count + 1])
+        before, after = answers_alone.text(tokens[:count]), answers_alone.text(tokens[: count + 1])
         stop = after[len(before) - 1 : len(before) + 1]
         if text.find(stop) != len(before) - 1:
             continue  # is found earlier
@@ -132,15 +121,15 @@ def test_stop_strings_that_straddle_tokens(complete, reference, stream):
     assert checked >= 4
 
 
-def test_what_only_begins_like_a_stop_string_is_kept(complete, reference):
-    text = reference.answer(LONG | {"max_tokens": 12})
+def test_what_only_begins_like_a_stop_string_is_kept(complete, answers_alone):
+    text = answers_alone.answer(LONG | {"max_tokens": 12})
     for stop in (text[-3:] + "#", text[-1] + "#", text[:5] + "#"):
         assert text_of(complete(LONG, max_tokens=12, stop=[stop])) == text
         assert streamed(complete(LONG, max_tokens=12, stop=[stop], stream=True)) == text
 
 
-def test_sampling(complete, reference):
-    greedy = reference.answer(LONG | {"max_tokens": 20})
+def test_sampling(complete, answers_alone):
+    greedy = answers_alone.answer(LONG | {"max_tokens": 20})
     draw = {"max_tokens": 20, "temperature": 1.5}
     answers = [text_of(complete(LONG, seed=seed, **draw)) for seed in range(4)]
     assert answers == [text_of(complete(LONG, seed=seed, **draw)) for seed in range(4)]
@@ -151,12 +140,12 @@ def test_sampling(complete, reference):
     assert text_of(complete(LONG, max_tokens=20, top_p=1, seed=1)) != greedy
 
 
-def test_batches_answer_as_one_by_one(server, complete, reference):
+def test_batches_answer_as_one_by_one(server, complete, answers_alone):
     sampled = [
         (ask("Hello", picture(100, 60 + 20 * seed, seed), temperature=1.2, top_p=0.9, seed=seed), None)
         for seed in range(4)
     ]
-    requests = [(request, reference.answer(request)) for request in GOOD] * 2
+    requests = [(request, answers_alone.answer(request)) for request in GOOD] * 2
     requests += [(request, text_of(complete(request))) for request, _ in sampled]
     batches, rows = server.metric("batch_size_count"), server.metric("batch_size_sum")
     with ThreadPoolExecutor(len(requests)) as pool:
@@ -184,7 +173,7 @@ def test_the_context_is_kept(complete):
     assert error.value.code == "context_length_exceeded"
 
 
-def test_values_that_mean_nothing_are_taken(complete, reference):
+def test_values_that_mean_nothing_are_taken(complete, answers_alone):
     neutral = {
         "n": 1,
         "logprobs": False,
@@ -199,10 +188,10 @@ def test_values_that_mean_nothing_are_taken(complete, reference):
         "user": "somebody",
         "metadata": {"purpose": "test"},
     }
-    assert text_of(complete(GOOD[1], **neutral)) == reference.answer(GOOD[1])
+    assert text_of(complete(GOOD[1], **neutral)) == answers_alone.answer(GOOD[1])
 
 
-def test_an_answer_can_be_sent_back(complete, reference):
+def test_an_answer_can_be_sent_back(complete, answers_alone):
     first = complete(GOOD[1])
     messages = [
         *GOOD[1]["messages"],
@@ -211,7 +200,7 @@ def test_an_answer_can_be_sent_back(complete, reference):
     ]
     second = complete({"messages": messages, "max_tokens": 8})
     history = [*messages[:1], {"role": "assistant", "content": text_of(first)}, messages[2]]
-    assert text_of(second) == reference.answer({"messages": history, "max_tokens": 8})
+    assert text_of(second) == answers_alone.answer({"messages": history, "max_tokens": 8})
 
 
 def test_developer_is_another_name_of_system(complete):
@@ -243,9 +232,9 @@ def pictures():
     server.server_close()
 
 
-def test_images_behind_urls(complete, reference, pictures):
+def test_images_behind_urls(complete, answers_alone, pictures):
     by_url = ask("What colour is top left?", image_part(f"{pictures}/a.png?size=7"), max_tokens=16)
-    assert text_of(complete(by_url)) == reference.answer(GOOD[1])
+    assert text_of(complete(by_url)) == answers_alone.answer(GOOD[1])
     with pytest.raises(openai.BadRequestError, match="status 404") as error:
         complete(ask(image_part(f"{pictures}/gone")))
     assert error.value.param == "messages[0].content[0].image_url.url"
@@ -268,13 +257,13 @@ def test_a_client_that_goes_away_is_not_answered_on(server, complete):
     assert server.metric("in_hand") == 0
 
 
-def test_one_that_goes_away_does_not_disturb_its_batch(server, complete, reference):
+def test_one_that_goes_away_does_not_disturb_its_batch(server, complete, answers_alone):
     with ThreadPoolExecutor(4) as pool:
         kept = [pool.submit(complete, LONG, max_tokens=200) for _ in range(3)]
         stream = complete(LONG, stream=True)
         next(iter(stream))
         stream.close()
-        assert {text_of(answer.result()) for answer in kept} == {reference.answer(LONG | {"max_tokens": 200})}
+        assert {text_of(answer.result()) for answer in kept} == {answers_alone.answer(LONG | {"max_tokens": 200})}
 
 
 def test_a_body_that_never_comes_to_its_end(server):

@@ -9,7 +9,6 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import ROOT
-from serve_checkpoint import Reference, write_talker
 
 from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.serve.answers import AnswerText
@@ -38,23 +37,13 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def talker(tiny_checkpoint, tmp_path_factory):
-    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
-
-
-@pytest.fixture(scope="module")
-def reference(talker):
-    return Reference(talker)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(reference):
-    return reference.processor.tokenizer
+def tokenizer(answers_alone):
+    return answers_alone.processor.tokenizer
 
 
 @pytest.fixture
-def engine(reference, tokenizer):
-    engine = Engine(reference.model, tokenizer, 8, Metrics())
+def engine(answers_alone, tokenizer):
+    engine = Engine(answers_alone.model, tokenizer, 8, Metrics())
     yield engine
     engine.close()
     engine.join(20)
@@ -135,8 +124,8 @@ def test_only_sampled_rows_are_changed():
     assert changed[1].isfinite().sum() == 1
 
 
-def prompt_of(reference, request):
-    inputs = {name: value for name, value in reference.inputs(request).items() if name != "attention_mask"}
+def prompt_of(answers_alone, request):
+    inputs = {name: value for name, value in answers_alone.inputs(request).items() if name != "attention_mask"}
     return Prompt(inputs, request["max_tokens"])
 
 
@@ -172,8 +161,8 @@ REQUESTS = [
 ]
 
 
-def test_a_batch_is_padded_on_the_left(reference, tokenizer):
-    prompts = [prompt_of(reference, request) for request in REQUESTS]
+def test_a_batch_is_padded_on_the_left(answers_alone, tokenizer):
+    prompts = [prompt_of(answers_alone, request) for request in REQUESTS]
     batch = collate(prompts, tokenizer)
     lengths = [prompt.num_tokens for prompt in prompts]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, max(lengths))
@@ -184,57 +173,57 @@ def test_a_batch_is_padded_on_the_left(reference, tokenizer):
     assert "pixel_values" not in collate(prompts[:1], tokenizer)
 
 
-def test_a_row_that_is_done_gets_nothing_more(engine, reference):
-    clients = [Client(prompt_of(reference, request)) for request in REQUESTS]
+def test_a_row_that_is_done_gets_nothing_more(engine, answers_alone):
+    clients = [Client(prompt_of(answers_alone, request)) for request in REQUESTS]
     answers = answer_all(engine, *clients)
     assert engine.metrics.registry.get_sample_value("llava_uhd_v2_batch_size_count") == 1
-    assert [text for text, _ in answers] == [reference.answer(request) for request in REQUESTS]
+    assert [text for text, _ in answers] == [answers_alone.answer(request) for request in REQUESTS]
     assert [client.job.tokens for client in clients] == [request["max_tokens"] for request in REQUESTS]
     assert all(client.got.empty() for client in clients)
 
 
-def test_the_end_token_ends_an_answer(reference, tokenizer):
-    tokens = reference.tokens(REQUESTS[1])
+def test_the_end_token_ends_an_answer(answers_alone, tokenizer):
+    tokens = answers_alone.tokens(REQUESTS[1])
     end = tokens[5]
-    with patch.object(reference.model.generation_config, "eos_token_id", [tokenizer.eos_token_id, end]):
-        engine = Engine(reference.model, tokenizer, 8, Metrics())
-    [(text, last)] = answer_all(engine, Client(prompt_of(reference, REQUESTS[1])))
+    with patch.object(answers_alone.model.generation_config, "eos_token_id", [tokenizer.eos_token_id, end]):
+        engine = Engine(answers_alone.model, tokenizer, 8, Metrics())
+    [(text, last)] = answer_all(engine, Client(prompt_of(answers_alone, REQUESTS[1])))
     engine.close()
     count = tokens.index(end)
     assert last == Piece(last.text, count + 1, "stop")
-    assert text == reference.text(tokens[:count])
+    assert text == answers_alone.text(tokens[:count])
 
 
-def test_one_request_that_fails_does_not_fail_the_others(engine, reference, caplog):
-    good = [prompt_of(reference, request) for request in REQUESTS]
+def test_one_request_that_fails_does_not_fail_the_others(engine, answers_alone, caplog):
+    good = [prompt_of(answers_alone, request) for request in REQUESTS]
     broken = Prompt({"input_ids": good[1].inputs["input_ids"]}, 5)  # places for an image, but none
     clients = [Client(prompt) for prompt in (good[0], broken, *good[1:])]
     results = answer_all(engine, *clients)
     error = results.pop(1)
     assert isinstance(error, ApiError) and error.status == 500
-    assert [text for text, _ in results] == [reference.answer(request) for request in REQUESTS]
+    assert [text for text, _ in results] == [answers_alone.answer(request) for request in REQUESTS]
     assert "no image was passed" in caplog.text
     assert engine.alive
-    assert answer_all(engine, Client(good[0]))[0][0] == reference.answer(REQUESTS[0])
+    assert answer_all(engine, Client(good[0]))[0][0] == answers_alone.answer(REQUESTS[0])
 
 
-def test_too_little_memory_for_a_batch(engine, reference):
-    generate = reference.model.generate
+def test_too_little_memory_for_a_batch(engine, answers_alone):
+    generate = answers_alone.model.generate
 
     def fail(**inputs):
         if len(inputs["input_ids"]) > 1 or len(inputs.get("image_sizes", ())) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return generate(**inputs)
 
-    with patch.object(reference.model, "generate", fail):
-        first, second, third = answer_all(engine, *(Client(prompt_of(reference, request)) for request in REQUESTS))
-    assert [first[0], second[0]] == [reference.answer(request) for request in REQUESTS[:2]]
+    with patch.object(answers_alone.model, "generate", fail):
+        first, second, third = answer_all(engine, *(Client(prompt_of(answers_alone, request)) for request in REQUESTS))
+    assert [first[0], second[0]] == [answers_alone.answer(request) for request in REQUESTS[:2]]
     assert third.status == 503 and "memory" in third.message
 
 
-def test_waiting_and_running_jobs_end_when_the_engine_is_closed(reference, tokenizer):
-    engine = Engine(reference.model, tokenizer, 2, Metrics())
-    clients = [Client(prompt_of(reference, ask("Hello", max_tokens=900))) for _ in range(5)]
+def test_waiting_and_running_jobs_end_when_the_engine_is_closed(answers_alone, tokenizer):
+    engine = Engine(answers_alone.model, tokenizer, 2, Metrics())
+    clients = [Client(prompt_of(answers_alone, ask("Hello", max_tokens=900))) for _ in range(5)]
     for client in clients:
         engine.submit(client.job)
     clients[0].got.get(timeout=60)
@@ -243,21 +232,21 @@ def test_waiting_and_running_jobs_end_when_the_engine_is_closed(reference, token
     engine.join(20)
     assert not engine.alive
     with pytest.raises(ApiError, match="stopping"):
-        engine.submit(Client(prompt_of(reference, REQUESTS[0])).job)
+        engine.submit(Client(prompt_of(answers_alone, REQUESTS[0])).job)
 
 
-def test_a_cancelled_job_that_waits_is_not_begun(engine, reference):
-    running, waiting = (Client(prompt_of(reference, ask("Hello", max_tokens=100))) for _ in range(2))
+def test_a_cancelled_job_that_waits_is_not_begun(engine, answers_alone):
+    running, waiting = (Client(prompt_of(answers_alone, ask("Hello", max_tokens=100))) for _ in range(2))
     engine.max_batch = 1
     engine.submit(running.job)
     engine.submit(waiting.job)
     waiting.job.cancel()
     assert running.result()[1].finish == "length"
-    assert answer_all(engine, Client(prompt_of(reference, REQUESTS[0])))[0][0] == reference.answer(REQUESTS[0])
+    assert answer_all(engine, Client(prompt_of(answers_alone, REQUESTS[0])))[0][0] == answers_alone.answer(REQUESTS[0])
     assert waiting.got.empty() and waiting.job.tokens == 0
 
 
-def test_the_projector_is_folded_once(talker, reference, tokenizer, monkeypatch):
+def test_the_projector_is_folded_once(talker, answers_alone, tokenizer, monkeypatch):
     folds, multiply = [], projector_module.multiply_weights
     monkeypatch.setattr(
         projector_module, "multiply_weights", lambda *args, **kw: folds.append(1) or multiply(*args, **kw)
@@ -266,11 +255,11 @@ def test_the_projector_is_folded_once(talker, reference, tokenizer, monkeypatch)
     engine = Engine(load_folded(str(talker)), tokenizer, 8, Metrics())
     assert len(folds) == 1
     for _ in range(3):
-        [(text, _)] = answer_all(engine, Client(prompt_of(reference, REQUESTS[1])))
-        assert text == reference.answer(REQUESTS[1])
+        [(text, _)] = answer_all(engine, Client(prompt_of(answers_alone, REQUESTS[1])))
+        assert text == answers_alone.answer(REQUESTS[1])
     engine.close()
     engine.join(20)
-    assert len(folds) == 1 + 3  # the reference's own
+    assert len(folds) == 1 + 3  # the answers_alone's own
 
 
 @pytest.mark.parametrize("limit", [{"images": 0}, {"body_seconds": -1.0}, {"batch": 0}])

@@ -11,7 +11,7 @@ import openai
 import pytest
 from conftest import ROOT
 from peft import LoraConfig, get_peft_model
-from serve_checkpoint import Reference, write_talker
+from serve_checkpoint import Reference
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -21,11 +21,6 @@ from serve_clients import PATH, ServerProcess, ask  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each starts a process
 LONG = ask("Tell me a long story.", max_tokens=900)
-
-
-@pytest.fixture(scope="module")
-def talker(tiny_checkpoint, tmp_path_factory):
-    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
 
 
 def start_stream(server):

@@ -12,7 +12,6 @@ from threading import Thread
 import openai
 import pytest
 from conftest import ROOT
-from serve_checkpoint import write_talker
 
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -32,11 +31,6 @@ from serve_clients import (  # noqa: E402
 pytestmark = pytest.mark.slow  # servers in processes of their own
 BAD = {name: case for name, *case in bad_requests()}
 HELLO = ask("Hello there.", max_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def talker(tiny_checkpoint, tmp_path_factory):
-    return write_talker(tiny_checkpoint, tmp_path_factory.mktemp("talker") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ COLUMNS: dict[str, Callable[[random.Random], str]] = {
 def of_split(draw: Callable[[random.Random], str], split: str, source: random.Random) -> str:
     """A value that no other split has: of every ten values, eight are for training, one for each of the others.
 
-    Quantities, clock times and single words are too few to be divided and the same everywhere.
+    Quantities and clock times are too few to be divided, and the same everywhere.
     """
     if draw in (quantity, clock):
         return draw(source)
