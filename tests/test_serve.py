@@ -246,6 +246,7 @@ def test_a_client_that_goes_away_is_not_answered_on(server, complete):
     next(iter(stream))
     stream.close()
     wait_until(lambda: server.metric("cancelled_total") == cancelled + 1)
+    wait_until(lambda: server.metric("running") == 0)  # else the next request may be taken for running while it isn't
 
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request("POST", "/v1/chat/completions", as_body(server, LONG), {"Content-Type": "application/json"})
