@@ -98,6 +98,17 @@ def assemble(
     """
     output = output.resolve()
     prepare_output(output, "config.json")
+    projector_config = {
+        "levels": list(levels),
+        "upsampler": upsampler,
+        "query_grid": list(query_grid),
+        "num_query_sets": num_query_sets,
+    }
+    layout = {
+        "token_layout": token_layout,
+        "row_separator_id": row_separator_id,
+        "slice_separator_id": slice_separator_id,
+    }
     text_config = _load_config(text_model)
     tokenizer = load_tokenizer(text_model, text_config)
     text_rows = text_config.vocab_size
@@ -106,40 +117,18 @@ def assemble(
     config = LlavaUhdV2Config(
         vision_config=_load_config(vision_tower, "vision_config"),
         text_config=text_config,
-        projector_config={
-            "levels": list(levels),
-            "upsampler": upsampler,
-            "query_grid": list(query_grid),
-            "num_query_sets": num_query_sets,
-        },
+        projector_config=projector_config,
         image_token_id=image_token_id,
-        token_layout=token_layout,
-        row_separator_id=row_separator_id,
-        slice_separator_id=slice_separator_id,
         architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
+        **layout,
     )
     shapes = model_shapes(config)
-    files = {"vision_tower": WeightFiles.from_folder(vision_tower), "text_model": WeightFiles.from_folder(text_model)}
-    rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), text_config)}
-    if vdim is not None:
-        files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
-        rules["vdim"] = vdim_rules(files["vdim"].shapes, shapes, config)
-    if projector is not None:
-        files["projector"] = WeightFiles([projector])
-        rules["projector"] = projector_rules(files["projector"].shapes, shapes, config)
-
+    files, rules = open_parts(text_model, vdim, projector, shapes, text_rows, config)
+    files = {"vision_tower": WeightFiles.from_folder(vision_tower), **files}
     text_names = {name for rule in rules["text_model"] for name in rule.released}
     config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, dtype)
-    tensors, origins = {}, {}
-    small_parts = {"initialised": initial_projector(config, seed), "vision_tower": load_tower(vision_tower, config)}
-    for origin, part in small_parts.items():
-        for name, tensor in part.items():
-            tensors[name], origins[name] = LazyTensor(tensor.shape, lambda tensor=tensor: [tensor], (name,)), origin
-    for part, part_rules in rules.items():
-        for rule in part_rules:
-            for name in rule.ours:
-                tensors[name] = converted_tensor(files[part], rule, name, shapes[name], config.dtype)
-                origins[name] = part
+    new = {"initialised": initial_projector(config, seed), "vision_tower": load_tower(vision_tower, config)}
+    tensors, origins = gather_tensors(new, files, rules, shapes, config.dtype)
     check_disk_space(output, total_size(tensors, config.dtype))
     print(", ".join(f"{count} tensors: {origin}" for origin, count in Counter(origins.values()).items()) + ".")
 
@@ -155,23 +144,62 @@ def assemble(
         write_record(
             folder,
             script=Path(__file__).name,
-            options={
-                "levels": list(levels),
-                "upsampler": upsampler,
-                "query_grid": list(query_grid),
-                "num_query_sets": num_query_sets,
-                "max_slices": max_slices,
-                "token_layout": token_layout,
-                "row_separator_id": row_separator_id,
-                "slice_separator_id": slice_separator_id,
-                "dtype": dtype,
-                "seed": seed,
-            },
+            options={**projector_config, "max_slices": max_slices, **layout, "dtype": dtype, "seed": seed},
             sources=sources,
             hashes=hashes,
             initialised=names_by_value(origins).get("initialised", []),
         )
     print(f"Saved in {output}.")
+
+
+def open_parts(
+    text_model: Path,
+    vdim: Path | None,
+    projector: Path | None,
+    shapes: dict[str, list[int]],
+    text_rows: int,
+    config: LlavaUhdV2Config,
+) -> tuple[dict[str, WeightFiles], dict[str, list[Rule]]]:
+    """The files of every part that is read tensor by tensor, and the rules for its names.
+
+    Args:
+        text_model, vdim, projector: of [`assemble`].
+        shapes: of our tensors.
+        text_rows: of the embeddings of the language model as it is.
+        config: of the model.
+
+    Raises:
+        ValueError: if a part is missing or unreadable, or doesn't fit the others.
+    """
+    files = {"text_model": WeightFiles.from_folder(text_model)}
+    rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), config.text_config)}
+    if vdim is not None:
+        files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
+        rules["vdim"] = vdim_rules(files["vdim"].shapes, shapes, config)
+    if projector is not None:
+        files["projector"] = WeightFiles([projector])
+        rules["projector"] = projector_rules(files["projector"].shapes, shapes, config)
+    return files, rules
+
+
+def gather_tensors(
+    new: dict[str, dict[str, torch.Tensor]],
+    files: dict[str, WeightFiles],
+    rules: dict[str, list[Rule]],
+    shapes: dict[str, list[int]],
+    dtype: torch.dtype,
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Every tensor of the model and the part that it is from; a later part takes the place of an earlier one."""
+    tensors, origins = {}, {}
+    for origin, part in new.items():
+        for name, tensor in part.items():
+            tensors[name], origins[name] = LazyTensor(tensor.shape, lambda tensor=tensor: [tensor], (name,)), origin
+    for part, part_rules in rules.items():
+        for rule in part_rules:
+            for name in rule.ours:
+                tensors[name] = converted_tensor(files[part], rule, name, shapes[name], dtype)
+                origins[name] = part
+    return tensors, origins
 
 
 def _load_config(folder: Path, part: str | None = None) -> PreTrainedConfig:

@@ -98,6 +98,15 @@ def test_the_dropouts_of_a_frozen_up_sampler_act_only_if_asked_to(tiny_checkpoin
         assert stage.dropout.training and stage.dropout.p == rate
 
 
+@pytest.mark.parametrize("given", [None, "eager"])
+def test_the_attention_is_the_one_that_is_asked_for(given, tiny_checkpoint, samples, tmp_path):
+    recipe = make_recipe("sft", tiny_checkpoint, samples, tmp_path / "out")
+    recipe.attn_implementation = given
+    config = trainer_of(recipe, "sft").model.config
+    parts = (config.vision_config, config.text_config)
+    assert {part._attn_implementation for part in parts} == {given or "sdpa"}
+
+
 def test_mixed_precision_keeps_what_is_trained_in_full_precision(tiny_checkpoint, samples, tmp_path):
     recipe = make_recipe("pretrain", tiny_checkpoint, samples, tmp_path / "out")
     recipe.training.bf16 = True

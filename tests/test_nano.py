@@ -79,7 +79,7 @@ def test_the_test_set_is_always_the_same(drawn_pages):
     assert all(one.image.tobytes() == other.image.tobytes() for (one, _), (other, _) in zip(again, drawn_pages))
 
 
-@pytest.mark.parametrize("split", ["read", "ask", "validation"])
+@pytest.mark.parametrize("split", ["view", "read", "ask", "validation"])
 def test_records_are_conversations_in_runs_of_one_shape(split):
     from pages import ALIKE, records
 
@@ -136,14 +136,13 @@ def test_the_stages_run_one_after_the_other(tmp_path):
             *["--vdim", tmp_path / "vdim/vdim.safetensors", "--query-grid", "8", "8", "--num-query-sets", "1"],
             *["--max-slices", "6", "--row-separator-id", "5", "--slice-separator-id", "6"],
         ],
-        [
-            *[*cli, "train", "sft", recipes / "read.yaml", f"model={tmp_path / 'assembled'}"],
-            *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / 'read'}", *few],
-        ],
-        [
-            *[*cli, "train", "sft", recipes / "ask.yaml", f"model={tmp_path / 'read'}"],
-            *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / 'ask'}", *few],
-        ],
+        *(
+            [
+                *[*cli, "train", "sft", recipes / f"{stage}.yaml", f"model={tmp_path / before}"],
+                *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / stage}", *few],
+            ]
+            for before, stage in (("assembled", "view"), ("view", "read"), ("read", "ask"))
+        ),
     ):
         result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, check=False)
         assert result.returncode == 0, result.stderr[-2000:]

@@ -2,10 +2,13 @@
 """Receipts, forms, tables, invoices, labels and charts, each drawn on a sheet. Layouts differ between the splits."""
 
 from collections.abc import Callable
+from functools import partial
 
-from sheet import Fact, Sheet
+from sheet import Box, Fact, Sheet
 from values import COLUMNS, FIELDS, characters, name, of_split, price, quantity, word
 
+
+Bar = tuple[str, int, Box]  # name, value and where the value stands
 
 # how fields, tables and charts look; the first list is for training, the second held out
 FIELD_STYLES = {"train": ("colon", "columns", "right", "stacked"), "other": ("dotted", "boxed")}
@@ -64,22 +67,28 @@ def write_fields(sheet: Sheet, y: float, size: int, count: int, left: float, rig
     return y
 
 
-def write_table(sheet: Sheet, y: float, size: int, most_rows: int) -> float:
-    """A table whose rows are named by their first column; returns where the next line begins."""
-    source, style = sheet.source, draw_style(TABLE_STYLES, sheet)
-    columns = source.sample(sorted(COLUMNS), source.randint(1, 3))
+def fit_columns(sheet: Sheet, size: int) -> tuple[list[str], list[float]]:
+    """Columns that fit on a sheet, and the widths of their values."""
+    columns = sheet.source.sample(sorted(COLUMNS), sheet.source.randint(1, 3))
     while columns:
         wanted = [max(sheet.length(text, size) for text in (column, "0000.00")) + size for column in columns]
         if sum(wanted) + 4.5 * size < sheet.width - 10:
-            break
+            return columns, wanted
         columns.pop()
+    return [], []
+
+
+def write_table(sheet: Sheet, y: float, size: int, most_rows: int) -> float:
+    """A table whose rows are named by their first column; returns where the next line begins."""
+    style = draw_style(TABLE_STYLES, sheet)
+    columns, wanted = fit_columns(sheet, size)
     if not columns:
         return y
     spare = (sheet.width - 10 - sum(wanted) - 4.5 * size) / (len(columns) + 1)
     edges = [5 + 4.5 * size + spare]
     for length in wanted:
         edges.append(edges[-1] + length + spare)
-    step = size * source.uniform(1.35, 1.7)
+    step = size * sheet.source.uniform(1.35, 1.7)
     rows = min(most_rows, int((sheet.height - y - size) / step) - 1)
     if rows < 1:
         return y
@@ -92,27 +101,33 @@ def write_table(sheet: Sheet, y: float, size: int, most_rows: int) -> float:
     for number in range(rows):
         y += step
         if style == "striped" and number % 2:
-            sheet.fill(
-                (3, y - size * 0.15, sheet.width - 3, y + size * 1.15), tuple(min(c + 35, 255) for c in sheet.faint)
-            )
-        row = of_split(word, sheet.split, source)
+            band = tuple(min(part + 35, 255) for part in sheet.faint)
+            sheet.fill((3, y - size * 0.15, sheet.width - 3, y + size * 1.15), band)
+        row = of_split(word, sheet.split, sheet.source)
         if row in names or sheet.length(row, size) > edges[0] - 5:
             row = f"{row[:4]}{number}"
         names.add(row)
         sheet.write(row, 5, y, size)
-        for column, edge in zip(columns, edges[1:]):
-            value = of_split(COLUMNS[column], sheet.split, source)
-            if sheet.length(value, size) > wanted[columns.index(column)] - size * 0.4 + spare:
-                value = of_split(quantity, sheet.split, source)
-            box = sheet.write(value, edge - size * 0.5, y, size, align="r")
-            if box is not None:
-                question = f"What is the {column} of {row}?"
-                sheet.facts.append(Fact("cell", f"{row} {column}", question, value, box, size))
+        write_cells(sheet, row, columns, edges[1:], [length - size * 0.4 + spare for length in wanted], y, size)
         if style == "ruled":
             sheet.rule(3, y - size * 0.25, sheet.width - 3, y - size * 0.25)
     if style == "ruled":
         sheet.frame((3, top, sheet.width - 3, y + size * 1.2))
     return y + step
+
+
+def write_cells(
+    sheet: Sheet, row: str, columns: list[str], edges: list[float], room: list[float], y: float, size: int
+) -> None:
+    """The values of a row, each up to the right edge of its column."""
+    for column, edge, most in zip(columns, edges, room):
+        value = of_split(COLUMNS[column], sheet.split, sheet.source)
+        if sheet.length(value, size) > most:
+            value = of_split(quantity, sheet.split, sheet.source)
+        box = sheet.write(value, edge - size * 0.5, y, size, align="r")
+        if box is not None:
+            question = f"What is the {column} of {row}?"
+            sheet.facts.append(Fact("cell", f"{row} {column}", question, value, box, size))
 
 
 def receipt(sheet: Sheet, size: int) -> None:
@@ -176,36 +191,47 @@ def chart(sheet: Sheet, size: int) -> None:
     y = write_title(sheet, of_split(name, sheet.split, source), 5, size)
     values: list[int] = source.sample(range(5, 100), source.randint(2, 6))
     colour = tuple(source.randint(60, 200) for _ in range(3))
-    bars = []
     if style == "columns":
-        step = (sheet.width - 10) / len(values)
-        floor, unit = sheet.height - 2 * size, (sheet.height - y - 3.6 * size) / max(values)
-        if unit <= 0 or step < 3 * size:
-            return
-        for number, value in enumerate(values):
-            middle = 5 + step * (number + 0.5)
-            bar = of_split(word, sheet.split, source)[: max(int(step / size * 1.4), 2)]
-            sheet.fill((middle - step * 0.3, floor - unit * value, middle + step * 0.3, floor), colour)
-            box = sheet.write(str(value), middle, floor - unit * value - size * 1.3, size, align="m")
-            if sheet.write(bar, middle, floor + 2, size, align="m") and box:
-                bars.append((bar, value, box))
+        bars = draw_columns(sheet, y, size, values, colour)
     else:
-        step = max(min((sheet.height - y) / len(values), 2 * size), 1.35 * size)
-        left, unit = 5 + 5 * size, (sheet.width - 10 - 7 * size) / max(values)
-        for value in values:
-            bar = of_split(word, sheet.split, source)[:7]
-            if unit <= 0 or y + 1.3 * size > sheet.height or sheet.write(bar, left - 4, y, size, align="r") is None:
-                break
-            area = (left, y, left + unit * value, y + size)
-            sheet.frame(area) if style == "framed" else sheet.fill(area, colour)
-            box = sheet.write(str(value), left + unit * value + 3, y, size)
-            if box:
-                bars.append((bar, value, box))
-            y += step
+        bars = draw_bars(sheet, y, size, values, sheet.frame if style == "framed" else partial(sheet.fill, ink=colour))
     ask_about_bars(sheet, bars, size)
 
 
-def ask_about_bars(sheet: Sheet, bars: list, size: int) -> None:
+def draw_columns(sheet: Sheet, y: float, size: int, values: list[int], colour: tuple[int, ...]) -> list[Bar]:
+    step = (sheet.width - 10) / len(values)
+    floor, unit = sheet.height - 2 * size, (sheet.height - y - 3.6 * size) / max(values)
+    if unit <= 0 or step < 3 * size:
+        return []
+    bars = []
+    for number, value in enumerate(values):
+        middle = 5 + step * (number + 0.5)
+        bar = of_split(word, sheet.split, sheet.source)[: max(int(step / size * 1.4), 2)]
+        sheet.fill((middle - step * 0.3, floor - unit * value, middle + step * 0.3, floor), colour)
+        box = sheet.write(str(value), middle, floor - unit * value - size * 1.3, size, align="m")
+        if sheet.write(bar, middle, floor + 2, size, align="m") and box:
+            bars.append((bar, value, box))
+    return bars
+
+
+def draw_bars(sheet: Sheet, y: float, size: int, values: list[int], draw: Callable[[Box], None]) -> list[Bar]:
+    """Bars that lie; `draw` draws one."""
+    step = max(min((sheet.height - y) / len(values), 2 * size), 1.35 * size)
+    left, unit = 5 + 5 * size, (sheet.width - 10 - 7 * size) / max(values)
+    bars = []
+    for value in values:
+        bar = of_split(word, sheet.split, sheet.source)[:7]
+        if unit <= 0 or y + 1.3 * size > sheet.height or sheet.write(bar, left - 4, y, size, align="r") is None:
+            break
+        draw((left, y, left + unit * value, y + size))
+        box = sheet.write(str(value), left + unit * value + 3, y, size)
+        if box:
+            bars.append((bar, value, box))
+        y += step
+    return bars
+
+
+def ask_about_bars(sheet: Sheet, bars: list[Bar], size: int) -> None:
     if len(bars) < 2 or len({bar for bar, *_ in bars}) < len(bars):
         return
     for bar, value, box in bars:
@@ -218,7 +244,7 @@ def ask_about_bars(sheet: Sheet, bars: list, size: int) -> None:
 def lines(sheet: Sheet, size: int) -> None:
     """Random words and characters in lines; for learning to read, not asked about."""
     source, y = sheet.source, float(sheet.source.randint(2, 20))
-    count = source.randint(1, 12)
+    count = source.randint(1, max(sheet.height // 18, 2))
     while count and y + 1.4 * size < sheet.height:
         text = ""
         limit = source.uniform(0.2, 0.95) * (sheet.width - 10)

@@ -38,9 +38,9 @@ def make_text_model(folder: Path) -> None:
     tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=8,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=2048,

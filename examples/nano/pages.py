@@ -1,8 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Records of a training, rendered while it runs: pages with exact answers. Name this file as a recipe's `data.source`.
 
-Splits: `read` (learning to read), `ask` (questions, with reading kept), `validation`; the test set is made by
-test_set.py.
+Splits: `view` (learning to read, in one view), `read` (the same with some slices, and first questions), `ask`
+(questions, with reading kept), `validation`; the test set is made by test_set.py.
 """
 
 import math
@@ -22,35 +22,46 @@ ALIKE = 64  # pages of one shape after another, so that the views of a batch can
 VIEW = 112  # side of a view, in pixels
 READ_ALL, LONGEST = "Read the text.", 240
 READ_LINE = "Read the line that starts with {}."
-SIZES = (9, 10, 11, 12, 12, 13, 13, 14, 14, 15, 16, 17, 18)  # of letters, in pixels
+SIZES = (11, 12, 13, 14, 15, 16, 16, 17, 18, 18, 19, 20, 22)  # of letters, in pixels
 QUESTIONS = 8  # of a page, at most
+# split -> how often a sheet has the area of 1, 2, ... 6 slices; shares of sheets with lines instead of a document, and
+# of those whose text is to be read
+SLICES = {"view": (1, 0, 0, 0, 0, 0), "read": (2, 2, 2, 1, 0, 0), "ask": (1, 1, 1, 2, 1, 2)}
+LINES = {"view": 1.0, "read": 0.4, "ask": 0.0}
+READING = {"view": 1.0, "read": 0.6, "ask": 0.35}
 
 
 def records(split: str, shard: int) -> Iterator[dict[str, Any]]:
-    """Conversations about pages, in LLaVA's form, with the PNG of the page beside them."""
+    """Conversations about pages, in LLaVA's form, with the PNG of the page beside them.
+
+    Every shard has pages of the same shapes in the same order, so that processes that train together wait little.
+    """
     for start in range(0, PAGES_A_SHARD, ALIKE):
+        shape = draw_shape("ask" if split == "validation" else split, random.Random(f"{split} {start}"))
         source = random.Random(f"{split} {shard} {start}")
-        kinds, height, width = draw_shape(split, source)
         for _ in range(ALIKE):
-            yield make_record(split, kinds, height, width, source)
+            yield make_record(split, *shape, source)
 
 
 def draw_shape(split: str, source: random.Random) -> tuple[list[str], int, int]:
     """Kinds of documents that a sheet can have, and its (height, width) in pixels."""
-    slices = source.choices(range(1, 7), (3, 2, 1, 1, 0, 0) if split == "read" else (1, 1, 1, 2, 1, 2))[0]
-    if split == "read" and source.random() < 0.3:
-        slices = source.randint(2, 6)
+    slices = source.choices(range(1, 7), SLICES[split])[0]
     ratio = math.exp(source.uniform(-1, 1) * math.log(3)) if slices > 1 else math.exp(source.uniform(-0.7, 0.7))
-    area = slices * VIEW**2
+    area = 0.98 * slices * VIEW**2
     kinds = [kind for kind, (_, least, most) in KINDS.items() if least <= slices <= most]
     return kinds, round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
 
 
-def draw_page(kinds: list[str], height: int, width: int, split: str, source: random.Random) -> Sheet:
-    """A page of one of the kinds, with something to ask about it, if it is no page of lines."""
+def draw_page(
+    kinds: list[str], height: int, width: int, split: str, source: random.Random, double: float = 0.2
+) -> Sheet:
+    """A page of one of the kinds, with something to ask about it, if it is no page of lines.
+
+    With a chance of `double` its picture has two pixels for each of the sheet's.
+    """
     while True:
         kind = source.choice(kinds)
-        sheet = Sheet(height, width, split, source, scale=2 if source.random() < 0.2 else 1)
+        sheet = Sheet(height, width, split, source, scale=2 if source.random() < double else 1)
         size = source.choice(SIZES)
         lines(sheet, size) if kind == "lines" else KINDS[kind][0](sheet, size)
         if sheet.texts and (sheet.facts or kind == "lines"):
@@ -58,10 +69,12 @@ def draw_page(kinds: list[str], height: int, width: int, split: str, source: ran
 
 
 def make_record(split: str, kinds: list[str], height: int, width: int, source: random.Random) -> dict[str, Any]:
-    fonts = "validation" if split == "validation" else "train"
-    kinds = ["lines", "lines", "lines", *kinds] if split == "read" else kinds
-    sheet = draw_page(kinds, height, width, fonts, source)
-    turns = ask(sheet, source, reading=1.0 if split == "read" else 0.35)
+    fonts, split = ("validation", "ask") if split == "validation" else ("train", split)
+    kinds = ["lines"] if source.random() < LINES[split] else kinds
+    turns = []
+    while not turns:
+        sheet = draw_page(kinds, height, width, fonts, source, double=0.0 if split == "view" else 0.2)
+        turns = ask(sheet, source, READING[split])
     conversation = []
     for number, (question, answer) in enumerate(turns):
         conversation.append({"from": "human", "value": question if number else f"<image>\n{question}"})
@@ -76,16 +89,21 @@ def as_png(image: Image.Image) -> bytes:
 
 
 def ask(sheet: Sheet, source: random.Random, reading: float) -> list[tuple[str, str]]:
-    """Turns of a conversation: with a chance of `reading` some or all of the text, and questions."""
+    """Turns of a conversation: questions, and with a chance of `reading` the text or some lines of it.
+
+    All of the text comes last: what has been read aloud need not be looked for on the page.
+    """
     text = sheet.lines()
     asked = [(fact.question, fact.value) for fact in sheet.facts]
     asked += [(f"Where is the {fact.name}?", place) for fact in sheet.facts if (place := located(sheet, fact))]
     turns = source.sample(asked, min(len(asked), QUESTIONS))
-    if source.random() < reading or not turns:
-        turns = turns[: QUESTIONS // 2] + read_lines(text, source)
-        source.shuffle(turns)
-        if len("\n".join(text)) <= LONGEST:
-            turns.insert(0, (READ_ALL, "\n".join(text)))
+    if turns and source.random() > reading:
+        return turns
+    turns = turns[: QUESTIONS // 2]
+    if len("\n".join(text)) <= LONGEST and (not sheet.facts or source.random() < 0.7):
+        return [*turns, (READ_ALL, "\n".join(text))]
+    turns += read_lines(text, source)
+    source.shuffle(turns)
     return turns
 
 

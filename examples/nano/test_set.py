@@ -20,7 +20,7 @@ from llava_uhd_v2_hf.geometry_llava_uhd_v2 import plan_slices
 
 
 PAGES, QUESTIONS_A_PAGE, SEED = 125, 4, 20241218
-BANDS = {"small": range(12), "medium": range(12, 15), "large": range(15, 99)}  # letters, in pixels of the sheet
+BANDS = {"small": range(14), "medium": range(14, 18), "large": range(18, 99)}  # letters, in pixels of the sheet
 
 
 def make_pages(split: str = "test", count: int = PAGES, seed: int = SEED) -> list[tuple[Sheet, list[dict[str, Any]]]]:

@@ -83,7 +83,10 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     goes_on = is_adapter(recipe.model)
     quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
     model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
-        base_of(recipe.model) if goes_on else recipe.model, dtype=torch.float32, quantization_config=quantization
+        base_of(recipe.model) if goes_on else recipe.model,
+        dtype=torch.float32,
+        attn_implementation=recipe.attn_implementation,
+        quantization_config=quantization,
     )
     if not recipe.upsampler_dropout and "upsampler" not in plan:
         switch_dropout_off(model.model.visual.projector.upsampler)

@@ -123,6 +123,7 @@ class FinetuneRecipe:
         batch_size: samples a step, of all processes together.
         chat_template: `"plain"` for captions behind their image (released pre-training of the Vicuna models); None for
             the checkpoint's own. The checkpoint that is written has its own either way.
+        attn_implementation: of tower and text model, such as `"flash_attention_2"`; None for transformers' choice.
         upsampler_dropout: whether the dropouts of a frozen up-sampler act, as in the released training.
         parts: what is trained.
         lora: None for training all weights of these parts.
@@ -141,6 +142,7 @@ class FinetuneRecipe:
     model: str = ""
     batch_size: int = 128
     chat_template: Literal["plain"] | None = None
+    attn_implementation: str | None = None
     upsampler_dropout: bool = False
     parts: FinetuneParts = field(default_factory=FinetuneParts)
     lora: LoraSettings | None = None
