@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What VDIM pre-training gains over bilinear up-sampling, at a size that a CPU can train.
 
-    pip install '.[train,demo]'
+    pip install '.[train]' scikit-image scikit-learn
     python benchmarks/vdim_pretraining.py --json vdim.json --pictures docs/images
 
 A small tower (trained for a minute to fill in masked patches; no pre-trained weights are needed) sees crops of

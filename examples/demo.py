@@ -1,64 +1,121 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Converts a tiny checkpoint with random weights and asks it about a photograph. `make demo` runs it.
+"""Asks the small trained model about two documents that no training has. `make demo` runs it.
 
-    python examples/demo.py
+    python examples/demo.py [OUT] [MODEL]
 
-It shows the two commands you would use with a released checkpoint, on one of 2 MB that comes with the tests. The
-folder build/demo is removed first and holds everything afterwards.
+Fonts, layouts and values of the documents are those of the test split of examples/nano, drawn anew from another seed.
+Question, answer and truth are printed; the picture (demo.png) shows the documents, how they are cut into slices, and
+where the model looked for each answer.
 """
 
-import gzip
-import shlex
-import shutil
-import subprocess
+import random
+import sys
 from pathlib import Path
 
-from PIL import Image
-from safetensors.torch import load, save_file
-from skimage import data
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import llava_uhd_v2_hf  # noqa: F401  registers the model
+from llava_uhd_v2_hf.answer_attention import attend, place_weights
+from llava_uhd_v2_hf.attention_picture import draw_heat, draw_seams, join_maps, join_views
+from llava_uhd_v2_hf.chat import Chat
+from llava_uhd_v2_hf.inspection import inspect_image
+from llava_uhd_v2_hf.inspection_picture import (
+    BACKGROUND,
+    INK,
+    MARGIN,
+    MUTED,
+    SMALL_FONT,
+    TEXT_FONT,
+    TITLE_FONT,
+    save_picture,
+)
 
 
-ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT / "tests/golden"
-RECORDED = GOLDEN / "e2e/c_llama/checkpoint"
-WORDS = slice(260, 520)  # the toy tokenizer's word pieces; before them come special tokens and single bytes
+NANO = Path(__file__).parent / "nano"
+sys.path.insert(0, str(NANO))
+
+from pages import draw_page  # noqa: E402
+from sheet import Sheet  # noqa: E402
 
 
-def write_source(folder: Path) -> None:
-    """A checkpoint folder as the authors' code saves it, with a toy tokenizer."""
-    shutil.copytree(GOLDEN / "tokenizers/sentencepiece_llama_like", folder)
-    for name in ("config.json", "generation_config.json"):
-        shutil.copyfile(RECORDED / name, folder / name)
-    weights = load(gzip.decompress((RECORDED / "model.safetensors.gz").read_bytes()))
-    # The recorded model knows a few hundred scattered ids: their rows become the words of the toy tokenizer.
-    count = WORDS.stop - WORDS.start
-    for name, rows in (("model.embed_tokens.weight", slice(count)), ("lm_head.weight", slice(-count, None))):
-        known = weights[name][weights[name].any(dim=1)][rows]
-        weights[name].zero_()
-        weights[name][WORDS] = known
-    save_file(weights, folder / "model.safetensors")
+SEED = 2026
+DOCUMENTS = (("form", 120, 190, 3), ("receipt", 190, 150, 2))  # kind, (height, width) in pixels, questions
+TALL, GAP = 260, 16  # of a document in the picture, in pixels; between two
+RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
-def show_and_run(command: str) -> None:
-    print(f"\n$ {command}", flush=True)
-    subprocess.run(shlex.split(command), cwd=ROOT, check=True)
+def draw_documents() -> list[tuple[Sheet, list[tuple[str, str]]]]:
+    """The documents, each with questions and their answers."""
+    documents = []
+    for kind, height, width, count in DOCUMENTS:
+        source = random.Random(f"{SEED} {kind}")
+        while len((sheet := draw_page([kind], height, width, "test", source)).facts) < count:
+            pass
+        facts = source.sample(sheet.facts, count)
+        documents.append((sheet, [(fact.question, fact.value) for fact in facts]))
+    return documents
 
 
-def main() -> None:
-    folder = Path("build/demo")
-    shutil.rmtree(ROOT / folder, ignore_errors=True)
-    write_source(ROOT / folder / "source")
-    Image.fromarray(data.astronaut()).save(ROOT / folder / "astronaut.png")
+def ask_about(sheet: Sheet, questions: list[tuple[str, str]], model, processor) -> tuple[list[str], list[Image.Image]]:
+    """The answers, and for each a picture of where the model looked; each question is a conversation of its own."""
+    inspection = inspect_image(sheet.image, processor.image_processor, model.config)
+    answers, pictures = [], []
+    for question, _ in questions:
+        chat = Chat(model, processor, [sheet.image])
+        answers.append(" ".join(chat.ask(question, max_new_tokens=32).split()))
+        maps = place_weights(attend(chat).weights.mean(dim=0), inspection)
+        size = (TALL, round(TALL * sheet.width / sheet.height))
+        heat = join_maps(maps[:-1], inspection.plan)
+        picture = draw_heat(join_views(inspection.views[:-1], inspection.plan), heat, heat.max(), size)
+        draw_seams(picture, inspection.plan.grid)
+        pictures.append(picture)
+    return answers, pictures
 
-    vision_config = (RECORDED / "vision_tower_config.json").relative_to(ROOT)
-    show_and_run(
-        f"python convert/convert_checkpoint.py {folder}/source {folder}/model --vision-config {vision_config}"
-    )
-    show_and_run(
-        f"llava-uhd-v2 ask 'Who is this?' --model {folder}/model --image {folder}/astronaut.png --max-new-tokens 24"
-    )
-    print("\nThe weights are random, so the words are noise. With a converted release they are an answer.")
+
+def draw_row(
+    sheet: Sheet, questions: list[tuple[str, str]], answers: list[str], heats: list[Image.Image]
+) -> Image.Image:
+    """A document, and beside it each answer under the place where the model looked."""
+    page = sheet.image.resize(heats[0].size, Image.Resampling.BICUBIC)
+    width = page.width + GAP
+    row = Image.new("RGB", (width * (1 + len(heats)) - GAP, TALL + 74), BACKGROUND)
+    row.paste(page, (0, 0))
+    drawn = ImageDraw.Draw(row)
+    for number, ((question, truth), answer, heat) in enumerate(zip(questions, answers, heats, strict=True), start=1):
+        left = number * width
+        row.paste(heat, (left, 0))
+        drawn.text((left, TALL + 6), question, fill=INK, font=TEXT_FONT)
+        drawn.text((left, TALL + 26), answer, fill=RIGHT if answer == truth else WRONG, font=TITLE_FONT)
+        if answer != truth:
+            drawn.text((left, TALL + 53), f"It says {truth}.", fill=MUTED, font=SMALL_FONT)
+    return row
+
+
+def draw_picture(rows: list[Image.Image]) -> Image.Image:
+    size = (max(row.width for row in rows) + 2 * MARGIN, sum(row.height + GAP for row in rows) + 2 * MARGIN - GAP)
+    picture, top = Image.new("RGB", size, BACKGROUND), MARGIN
+    for row in rows:
+        picture.paste(row, (MARGIN, top))
+        top += row.height + GAP
+    return picture
+
+
+def main(out: str = "demo.png", model_folder: str = str(NANO / "checkpoint")) -> None:
+    processor = AutoProcessor.from_pretrained(model_folder)
+    model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype="float32")
+    table, rows = Table("document", "question", "answer", "truth", ""), []
+    for (kind, *_), (sheet, questions) in zip(DOCUMENTS, draw_documents(), strict=True):
+        answers, heats = ask_about(sheet, questions, model, processor)
+        for (question, truth), answer in zip(questions, answers, strict=True):
+            table.add_row(kind, question, answer, truth, "right" if answer == truth else "wrong")
+        rows.append(draw_row(sheet, questions, answers, heats))
+    save_picture(draw_picture(rows), Path(out))
+    Console().print(table)
+    print(f"{out} shows where it looked.")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

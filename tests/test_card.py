@@ -82,6 +82,13 @@ def test_missing_metadata_is_named(tmp_path):
         check_card(card)
 
 
+def test_a_model_from_scratch_is_made_from_no_other(tmp_path):
+    card = build_card(tmp_path, CardRequest(license="mit"), repo_id="org/name", with_code=False)
+    assert missing_metadata(card) == ["base_model", "datasets"]
+    card.data.tags.append("from-scratch")
+    check_card(card)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -141,7 +141,12 @@ def test_the_stages_run_one_after_the_other(tmp_path):
                 *[*cli, "train", "sft", recipes / f"{stage}.yaml", f"model={tmp_path / before}"],
                 *[f"data.source={NANO / 'pages.py'}", f"training.output_dir={tmp_path / stage}", *few],
             ]
-            for before, stage in (("assembled", "view"), ("view", "read"), ("read", "ask"))
+            for before, stage in (
+                ("assembled", "view"),
+                ("view", "view_whole"),
+                ("view_whole", "read"),
+                ("read", "ask"),
+            )
         ),
     ):
         result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -75,6 +75,7 @@ def evaluate(model_folder: str, test_folder: Path) -> dict[str, Any]:
     others = with_images(samples, images[100:] + images[:100])
     blank = with_images(samples, [Image.new("RGB", image.size, "white") for image in images])
     return {
+        "questions": len(samples),
         "exact_match": share_right(samples, answers),
         **{f"by_{key}": by_group(samples, answers, key) for key in ("kind", "band", "cut")},
         "other_page": share_right(samples, answer_all(model, processor, others)),

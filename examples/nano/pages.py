@@ -20,15 +20,15 @@ SHARDS = 64
 PAGES_A_SHARD = 1_000_000
 ALIKE = 64  # pages of one shape after another, so that the views of a batch can be encoded together
 VIEW = 112  # side of a view, in pixels
-READ_ALL, LONGEST = "Read the text.", 240
+READ_ALL, LONGEST = "Read the text.", 160
 READ_LINE = "Read the line that starts with {}."
 SIZES = (11, 12, 13, 14, 15, 16, 16, 17, 18, 18, 19, 20, 22)  # of letters, in pixels
-QUESTIONS = 8  # of a page, at most
+QUESTIONS = 5  # of a page, at most
 # split -> how often a sheet has the area of 1, 2, ... 6 slices; shares of sheets with lines instead of a document, and
 # of those whose text is to be read
-SLICES = {"view": (1, 0, 0, 0, 0, 0), "read": (2, 2, 2, 1, 0, 0), "ask": (1, 1, 1, 2, 1, 2)}
-LINES = {"view": 1.0, "read": 0.4, "ask": 0.0}
-READING = {"view": 1.0, "read": 0.6, "ask": 0.35}
+SLICES = {"view": (1, 0, 0, 0, 0, 0), "read": (3, 3, 1, 0, 0, 0), "ask": (2, 2, 2, 2, 1, 1)}
+LINES = {"view": 1.0, "read": 0.25, "ask": 0.0}
+READING = {"view": 1.0, "read": 0.4, "ask": 0.35}
 
 
 def records(split: str, shard: int) -> Iterator[dict[str, Any]]:
@@ -53,7 +53,7 @@ def draw_shape(split: str, source: random.Random) -> tuple[list[str], int, int]:
 
 
 def draw_page(
-    kinds: list[str], height: int, width: int, split: str, source: random.Random, double: float = 0.2
+    kinds: list[str], height: int, width: int, split: str, source: random.Random, double: float = 0.1
 ) -> Sheet:
     """A page of one of the kinds, with something to ask about it, if it is no page of lines.
 
@@ -73,7 +73,7 @@ def make_record(split: str, kinds: list[str], height: int, width: int, source: r
     kinds = ["lines"] if source.random() < LINES[split] else kinds
     turns = []
     while not turns:
-        sheet = draw_page(kinds, height, width, fonts, source, double=0.0 if split == "view" else 0.2)
+        sheet = draw_page(kinds, height, width, fonts, source, double=0.1 if split == "ask" else 0.0)
         turns = ask(sheet, source, READING[split])
     conversation = []
     for number, (question, answer) in enumerate(turns):
@@ -99,7 +99,7 @@ def ask(sheet: Sheet, source: random.Random, reading: float) -> list[tuple[str, 
     turns = source.sample(asked, min(len(asked), QUESTIONS))
     if turns and source.random() > reading:
         return turns
-    turns = turns[: QUESTIONS // 2]
+    turns = turns[:2]
     if len("\n".join(text)) <= LONGEST and (not sheet.facts or source.random() < 0.7):
         return [*turns, (READ_ALL, "\n".join(text))]
     turns += read_lines(text, source)

@@ -16,6 +16,7 @@ PIPELINE_TAG = "image-text-to-text"
 TAGS = ["llava-uhd-v2", "vision-language", "high-resolution"]
 TEMPLATE = "template"
 REQUIRED_METADATA = ("license", "base_model", "datasets", "tags", "pipeline_tag", "library_name")
+FROM_SCRATCH = "from-scratch"  # tag of a model that is made from no other, whose data need not be on the Hub
 OPTIONS = {"license": "--license", "base_model": "--base-model", "datasets": "--dataset"}
 
 
@@ -109,7 +110,8 @@ def _load_card(path: Path) -> ModelCard:
 def missing_metadata(card: ModelCard) -> list[str]:
     """What the Hub's metadata must have for the checkpoint to be found and used, and the card lacks."""
     data = card.data
-    missing = [key for key in REQUIRED_METADATA if not data.get(key)]
+    spared = ("base_model", "datasets") if FROM_SCRATCH in (data.get("tags") or ()) else ()
+    missing = [key for key in REQUIRED_METADATA if not data.get(key) and key not in spared]
     if data.get("license") == "other":
         missing += [key for key in ("license_name", "license_link") if not data.get(key)]
     return missing
@@ -127,14 +129,15 @@ def check_card(card: ModelCard) -> None:
             f"The model card has no {', '.join(f'`{key}`' for key in missing)}. Write it at the top of the "
             "checkpoint's README.md"
             + (f", or give {', '.join(options)}" if options else "")
-            + f"; for a released checkpoint choose its card: --card {'|'.join(card_names())}."
+            + f"; for a released checkpoint choose its card: --card {'|'.join(card_names())}. A model with the tag "
+            f"`{FROM_SCRATCH}` needs no base_model and no datasets."
         )
     expected: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": PIPELINE_TAG}
     for key, value in expected.items():
         if data.get(key) != value:
             raise ValueError(f"The model card has `{key}: {data.get(key)}`; for LLaVA-UHD v2 it must be `{value}`.")
     for key in ("base_model", "datasets"):
-        values = data.get(key)
+        values = data.get(key) or []
         for value in [values] if isinstance(values, str) else values:
             if not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", str(value)):
                 raise ValueError(f"The model card has {value!r} in `{key}`; the Hub takes ids like org/name there.")

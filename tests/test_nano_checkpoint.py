@@ -1,0 +1,104 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""The trained model that comes with the repository, and the demo that asks it."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
+
+from llava_uhd_v2_hf.cli import app
+
+
+CHECKPOINT = ROOT / "examples/nano/checkpoint"
+NANO = ROOT / "examples/nano"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    for folder in (NANO, NANO.parent):
+        sys.path.insert(0, str(folder))
+    try:
+        import demo
+
+        return demo
+    finally:
+        for folder in (NANO, NANO.parent):
+            sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((CHECKPOINT / "results.json").read_text())
+
+
+def read_table(path, heading):
+    """The rows of the first table below a heading."""
+    [table] = re.findall(r"(?:^\|.+\|\n)+", path.read_text().split(f"\n{heading}\n", 1)[1], re.MULTILINE)[:1]
+    rows = re.findall(r"^\|(.+)\|$", table, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows[2:]]
+
+
+def test_the_folder_is_complete_small_and_ready_for_the_hub():
+    files = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    result = CliRunner().invoke(app, ["push", str(CHECKPOINT), "org/nano", "--dry-run"])
+    assert result.exit_code == 0, result.output
+
+
+def test_it_is_the_same_classes_with_nothing_missing():
+    model, report = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, output_loading_info=True)
+    assert type(model).__module__ == "llava_uhd_v2_hf.modeling_llava_uhd_v2"
+    assert not any(report.values())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.config.projector_config.upsampler == "vdim" and model.config.projector_config.levels == [0, 1, 2]
+
+
+def test_the_demo_answers_as_the_readme_shows(demo, tmp_path, capsys):
+    demo.main(str(tmp_path / "demo.png"))
+    printed = capsys.readouterr().out
+    shown = read_table(ROOT / "README.md", "## A small model to try")
+    asked = [pair for _, questions in demo.draw_documents() for pair in questions]
+    assert [(question, truth) for question, _, truth in shown] == asked
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
+    answers = [demo.ask_about(*document, model, processor)[0] for document in demo.draw_documents()]
+    assert [answer for _, answer, _ in shown] == sum(answers, [])
+    assert all(part in printed for row in shown for part in row)
+    with Image.open(tmp_path / "demo.png") as picture, Image.open(ROOT / "docs/images/demo.png") as committed:
+        assert picture.size == committed.size
+
+
+def test_the_card_has_the_figures_that_were_measured(results):
+    shown = {
+        name: (int(count), float(share)) for name, count, share in read_table(CHECKPOINT / "README.md", "## Results")
+    }
+    measured = {"all": (results["questions"], results["exact_match"])}
+    for key in ("kind", "band", "cut"):
+        for name, group in results[f"by_{key}"].items():
+            measured[name if key != "cut" else f"cut: {name}"] = (group["questions"], group["exact_match"])
+    for control in ("other_page", "blank_page", "overview_only"):
+        measured[control] = (results["questions"], results[control])
+    assert shown == measured
+
+
+@pytest.mark.slow
+def test_the_figures_come_out_again(results, tmp_path):
+    sys.path.insert(0, str(NANO))
+    try:
+        from evaluate import answer_all, read_samples, share_right
+        from test_set import write_test_set
+    finally:
+        sys.path.remove(str(NANO))
+    write_test_set(tmp_path)
+    samples = read_samples(tmp_path)
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    assert share_right(samples, answer_all(model, processor, samples)) == pytest.approx(
+        results["exact_match"], abs=0.01
+    )
