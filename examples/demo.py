@@ -12,26 +12,17 @@ import random
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
 from llava_uhd_v2_hf.answer_attention import attend, place_weights
-from llava_uhd_v2_hf.attention_picture import draw_heat, draw_seams, join_maps, join_views
+from llava_uhd_v2_hf.attention_picture import draw_attended
 from llava_uhd_v2_hf.chat import Chat
 from llava_uhd_v2_hf.inspection import inspect_image
-from llava_uhd_v2_hf.inspection_picture import (
-    BACKGROUND,
-    INK,
-    MARGIN,
-    MUTED,
-    SMALL_FONT,
-    TEXT_FONT,
-    TITLE_FONT,
-    save_picture,
-)
+from llava_uhd_v2_hf.inspection_picture import save_picture
 
 
 NANO = Path(__file__).parent / "nano"
@@ -44,7 +35,9 @@ from sheet import Sheet  # noqa: E402
 SEED = 2026
 DOCUMENTS = (("form", 120, 190, 3), ("receipt", 190, 150, 2))  # kind, (height, width) in pixels, questions
 TALL, GAP = 260, 16  # of a document in the picture, in pixels; between two
-RIGHT, WRONG = "#1a7f37", "#cf222e"
+MARGIN = 30
+BACKGROUND, INK, MUTED, RIGHT, WRONG = "#f3f3f1", "#1f2328", "#5c646d", "#1a7f37", "#cf222e"
+LARGE, MEDIUM, SMALL = (ImageFont.load_default(size=size) for size in (21, 15, 12))
 
 
 def draw_documents() -> list[tuple[Sheet, list[tuple[str, str]]]]:
@@ -68,10 +61,7 @@ def ask_about(sheet: Sheet, questions: list[tuple[str, str]], model, processor) 
         answers.append(" ".join(chat.ask(question, max_new_tokens=32).split()))
         maps = place_weights(attend(chat).weights.mean(dim=0), inspection)
         size = (TALL, round(TALL * sheet.width / sheet.height))
-        heat = join_maps(maps[:-1], inspection.plan)
-        picture = draw_heat(join_views(inspection.views[:-1], inspection.plan), heat, heat.max(), size)
-        draw_seams(picture, inspection.plan.grid)
-        pictures.append(picture)
+        pictures.append(draw_attended(inspection, maps, maps[:-1].max(), size))
     return answers, pictures
 
 
@@ -87,10 +77,10 @@ def draw_row(
     for number, ((question, truth), answer, heat) in enumerate(zip(questions, answers, heats, strict=True), start=1):
         left = number * width
         row.paste(heat, (left, 0))
-        drawn.text((left, TALL + 6), question, fill=INK, font=TEXT_FONT)
-        drawn.text((left, TALL + 26), answer, fill=RIGHT if answer == truth else WRONG, font=TITLE_FONT)
+        drawn.text((left, TALL + 6), question, fill=INK, font=MEDIUM)
+        drawn.text((left, TALL + 26), answer, fill=RIGHT if answer == truth else WRONG, font=LARGE)
         if answer != truth:
-            drawn.text((left, TALL + 53), f"It says {truth}.", fill=MUTED, font=SMALL_FONT)
+            drawn.text((left, TALL + 53), f"It says {truth}.", fill=MUTED, font=SMALL)
     return row
 
 

@@ -63,8 +63,7 @@ def draw_attention(
     overview = draw_heat(inspection.views[-1], maps[-1], top, size)
     panels = [draw_panel(overview, "Overview", f"{maps[-1].sum():.1%} of the attention")]
     if len(maps) > 1:
-        slices = draw_heat(join_views(inspection.views[:-1], plan), join_maps(maps[:-1], plan), top, size)
-        draw_seams(slices, plan.grid)
+        slices = draw_attended(inspection, maps, top, size)
         title = count_of(plan.num_slices, "slice")
         panels.insert(0, draw_panel(slices, title, f"{maps[:-1].sum():.1%} of the attention"))
 
@@ -78,6 +77,23 @@ def draw_attention(
     for part, height in zip(parts, heights, strict=True):
         picture.paste(part, (MARGIN, place))
         place += height
+    return picture
+
+
+def draw_attended(inspection: Inspection, maps: np.ndarray, top: float, size: tuple[int, int]) -> Image.Image:
+    """The image, put together from its slices, under the attention to them; one without slices as its overview.
+
+    Args:
+        inspection: of the image.
+        maps: (v, r, c), see [`place_weights`].
+        top: the weight that becomes the brightest.
+        size: (height, width) of the result.
+    """
+    if len(maps) == 1:
+        return draw_heat(inspection.views[0], maps[0], top, size)
+    plan = inspection.plan
+    picture = draw_heat(join_views(inspection.views[:-1], plan), join_maps(maps[:-1], plan), top, size)
+    draw_seams(picture, plan.grid)
     return picture
 
 
@@ -202,4 +218,4 @@ def explain_answer(
     return draw_attention(inspection, attention, attention.find_tokens(token), question), answer
 
 
-__all__ = ["draw_attention", "explain_answer"]
+__all__ = ["draw_attended", "draw_attention", "explain_answer"]
