@@ -76,7 +76,7 @@ def write_model(folder: Path, tiny: bool) -> None:
 def measure_steps(kind: str, model: str, samples: int, steps: int) -> list[dict[str, float]]:
     """Figures of each step of a training, the sides in turns."""
     settings = [f"model={model}", f"batch_size={samples}", f"training.per_device_train_batch_size={samples}"]
-    settings += ["training.output_dir=unused", f"training.max_steps={steps}", "training.save_strategy=no"]
+    settings += [f"training.output_dir={model}", f"training.max_steps={steps}", "training.save_strategy=no"]
     settings += ["training.report_to=none", "training.disable_tqdm=true", "training.dataloader_num_workers=0"]
     settings += ["training.train_sampling_strategy=random", f"training.bf16={str(DEVICE == 'cuda').lower()}"]
     recipe = read_recipe(FinetuneRecipe, RECIPES[kind], settings, stage="sft")

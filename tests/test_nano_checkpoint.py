@@ -61,15 +61,9 @@ def test_it_is_the_same_classes_with_nothing_missing():
 
 def test_the_demo_answers_as_the_readme_shows(demo, tmp_path, capsys):
     demo.main(str(tmp_path / "demo.png"))
-    printed = capsys.readouterr().out
+    printed = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
     shown = read_table(ROOT / "README.md", "## A small model to try")
-    asked = [pair for _, questions in demo.draw_documents() for pair in questions]
-    assert [(question, truth) for question, _, truth in shown] == asked
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
-    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype="float32")
-    answers = [demo.ask_about(*document, model, processor)[0] for document in demo.draw_documents()]
-    assert [answer for _, answer, _ in shown] == sum(answers, [])
-    assert all(part in printed for row in shown for part in row)
+    assert [row[2:5] for row in printed if len(row) > 5] == shown
     with Image.open(tmp_path / "demo.png") as picture, Image.open(ROOT / "docs/images/demo.png") as committed:
         assert picture.size == committed.size
 

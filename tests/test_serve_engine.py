@@ -259,7 +259,7 @@ def test_the_projector_is_folded_once(talker, answers_alone, tokenizer, monkeypa
         assert text == answers_alone.answer(REQUESTS[1])
     engine.close()
     engine.join(20)
-    assert len(folds) == 1 + 3  # the answers_alone's own
+    assert len(folds) == 1 + 3  # those of `answers_alone`
 
 
 @pytest.mark.parametrize("limit", [{"images": 0}, {"body_seconds": -1.0}, {"batch": 0}])

@@ -24,7 +24,7 @@ READ_ALL, LONGEST = "Read the text.", 160
 READ_LINE = "Read the line that starts with {}."
 SIZES = (11, 12, 13, 14, 15, 16, 16, 17, 18, 18, 19, 20, 22)  # of letters, in pixels
 QUESTIONS = 5  # of a page, at most
-# split -> how often a sheet has the area of 1, 2, ... 6 slices; shares of sheets with lines instead of a document, and
+# task -> how often a sheet has the area of 1, 2, ... 6 slices; shares of sheets with lines instead of a document, and
 # of those whose text is to be read
 SLICES = {"view": (1, 0, 0, 0, 0, 0), "read": (3, 3, 1, 0, 0, 0), "ask": (2, 2, 2, 2, 1, 1)}
 LINES = {"view": 1.0, "read": 0.25, "ask": 0.0}
@@ -36,16 +36,17 @@ def records(split: str, shard: int) -> Iterator[dict[str, Any]]:
 
     Every shard has pages of the same shapes in the same order, so that processes that train together wait little.
     """
+    task, fonts = ("ask", "validation") if split == "validation" else (split, "train")
     for start in range(0, PAGES_A_SHARD, ALIKE):
-        shape = draw_shape("ask" if split == "validation" else split, random.Random(f"{split} {start}"))
+        shape = draw_shape(task, random.Random(f"{split} {start}"))
         source = random.Random(f"{split} {shard} {start}")
         for _ in range(ALIKE):
-            yield make_record(split, *shape, source)
+            yield make_record(task, fonts, *shape, source)
 
 
-def draw_shape(split: str, source: random.Random) -> tuple[list[str], int, int]:
+def draw_shape(task: str, source: random.Random) -> tuple[list[str], int, int]:
     """Kinds of documents that a sheet can have, and its (height, width) in pixels."""
-    slices = source.choices(range(1, 7), SLICES[split])[0]
+    slices = source.choices(range(1, 7), SLICES[task])[0]
     ratio = math.exp(source.uniform(-1, 1) * math.log(3)) if slices > 1 else math.exp(source.uniform(-0.7, 0.7))
     area = 0.98 * slices * VIEW**2
     kinds = [kind for kind, (_, least, most) in KINDS.items() if least <= slices <= most]
@@ -68,13 +69,15 @@ def draw_page(
             return sheet
 
 
-def make_record(split: str, kinds: list[str], height: int, width: int, source: random.Random) -> dict[str, Any]:
-    fonts, split = ("validation", "ask") if split == "validation" else ("train", split)
-    kinds = ["lines"] if source.random() < LINES[split] else kinds
+def make_record(
+    task: str, fonts: str, kinds: list[str], height: int, width: int, source: random.Random
+) -> dict[str, Any]:
+    """A conversation about a page of one of the kinds, `view`, `read` or `ask`, in the fonts of a split."""
+    kinds = ["lines"] if source.random() < LINES[task] else kinds
     turns = []
     while not turns:
-        sheet = draw_page(kinds, height, width, fonts, source, double=0.1 if split == "ask" else 0.0)
-        turns = ask(sheet, source, READING[split])
+        sheet = draw_page(kinds, height, width, fonts, source, double=0.1 if task == "ask" else 0.0)
+        turns = ask(sheet, source, READING[task])
     conversation = []
     for number, (question, answer) in enumerate(turns):
         conversation.append({"from": "human", "value": question if number else f"<image>\n{question}"})
