@@ -19,7 +19,8 @@ from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
-from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels, keep_constants
+from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels
+from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
 from .vdim_llava_uhd_v2 import full_precision
 
 
@@ -29,7 +30,7 @@ BAND_BYTES = 2**22  # a band of the top level's operator
 STRIP_BYTES = 2**26  # the attention's mixtures in a strip of windows, of which each group of heads has its part
 HEAD_GROUPS = 8
 OUTPUT_BYTES = 2**25  # answers that go through the output layers
-ACCELERATOR_FACTOR = 8  # times as much on an accelerator, which takes more at a time; not measured
+ACCELERATOR_FACTOR = 32  # times as much on an accelerator, where it is launches that take time
 
 
 def project_views(
@@ -176,8 +177,7 @@ def pool_constants(
         tables, sums = [], []
         for length, windows, cells in zip(grid, query_grid, pooling_grid, strict=True):
             weights = pooling_matrix(length << level, windows, cells, torch.float64, torch.device("cpu"))
-            table = torch.eye(windows, dtype=torch.float64, device="cpu").view(1, windows, windows, 1)
-            resized = F.interpolate(table, size=(length << level, 1), mode="bicubic")[0, :, :, 0].T
+            resized = resizing_weights(windows, length << level, "bicubic", torch.float64, torch.device("cpu"))
             tables.append(weights @ resized)
             sums.append(weights.sum(1))
         positions = torch.einsum("ai,bj->abij", *tables).flatten(2)

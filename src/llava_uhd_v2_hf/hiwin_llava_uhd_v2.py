@@ -16,6 +16,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import choose_pooling_grid
+from .resizing_llava_uhd_v2 import resize
 from .vdim_llava_uhd_v2 import full_precision
 
 
@@ -107,12 +108,12 @@ class LlavaUhdV2WindowAttention(nn.Module):
 
     def key_offsets(self, height: int, width: int) -> list[torch.Tensor]:
         """What is added to the keys of each level of an (h, w) grid: positions and level embedding, (y, x, d)."""
-        table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)[None]
+        table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)
         table = table.contiguous()  # channels first is the faster layout
         offsets = []
         for level, embedding in zip(self.levels, self.level_embeddings):
             size = (height << level, width << level)
-            positions = F.interpolate(table, size=size, mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+            positions = resize(table, size, "bicubic").permute(1, 2, 0)
             offsets.append(positions.to(embedding.dtype).contiguous() + embedding)
         return offsets
 

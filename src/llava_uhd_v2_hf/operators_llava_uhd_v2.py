@@ -8,37 +8,20 @@ Shape letters: v views, c channels, h w the ViT's grid, n = h * w, y x a level's
 sources: the features and j constants, t taps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.utils import is_torchdynamo_exporting
 
+from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
 from .vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2UpsamplerStage, full_precision
 
 
 # Coarse pixels a side whose finer pixels are made by one matrix product.
 TILE = 4
-
-
-def keep_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
-    """Keeps `count` tensors that a function makes of its arguments alone; `torch.export` gets them made anew."""
-
-    def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        make = torch.inference_mode(False)(function)
-        kept = lru_cache(maxsize=count)(make)
-
-        @wraps(function)
-        def call(*arguments) -> torch.Tensor:
-            return make(*arguments) if is_torchdynamo_exporting() else kept(*arguments)
-
-        return call
-
-    return decorate
 
 
 def kernels_reach(kernels: torch.Tensor) -> int:
@@ -54,8 +37,7 @@ def merging_weights(length: int, kernel_size: int, dtype: torch.dtype) -> torch.
     """
     radius = kernel_size // 2
     reach = (2 * radius + 1) // 4 + 2
-    identity = torch.eye(length, dtype=dtype, device="cpu").view(1, length, length, 1)
-    bicubic = F.interpolate(identity, (2 * length, 1), mode="bicubic", align_corners=False)[0, :, :, 0].T
+    bicubic = resizing_weights(length, 2 * length, "bicubic", dtype, torch.device("cpu"))
     pixels = torch.arange(2 * length, device="cpu")
     read = pixels[:, None] + torch.arange(-radius, radius + 1, device="cpu")
     if 2 * length > radius:
@@ -187,20 +169,16 @@ def build_rows(
     index = len(coarser)
     level = levels[index]
     if level.kernels is None:
-        down, across = (bilinear_weights(length, index, level.sources.dtype) for length in grid)
-        operator = (down[rows, None, :, None] * across[:, None, :]).flatten(2).to(level.sources.device)
+        like = level.sources
+        down, across = (
+            resizing_weights(length, length << index, "bilinear", like.dtype, like.device) for length in grid
+        )
+        operator = (down[rows, None, :, None] * across[:, None, :]).flatten(2)
         operator = operator.expand(len(level.sources[views]), -1, -1, -1)
     else:
         sources = coarser[-1][..., : level.sources.shape[1] - 1]
         operator = apply_kernels(level.kernels[views, rows], sources, rows.start // 2)
     return F.pad(operator, (0, 1), value=1.0)
-
-
-@keep_constants(64)
-def bilinear_weights(length: int, level: int, dtype: torch.dtype) -> torch.Tensor:
-    """Bilinear enlargement to a level along one axis: (2^level * length, length)."""
-    identity = torch.eye(length, dtype=dtype, device="cpu").view(1, length, length, 1)
-    return F.interpolate(identity, (length << level, 1), mode="bilinear")[0, :, :, 0].T
 
 
 def fix_up_sources(upsampler: LlavaUhdV2Upsampler, sources: torch.Tensor, level: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from .resizing_llava_uhd_v2 import resize
 
 
 # Constants of the released code; the paper's equations (6) to (8) have neither residuals nor clamps.
@@ -100,7 +101,7 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         """
         height, width = 2 * features.shape[-2], 2 * features.shape[-1]
         kernels = self.kernels(self.guidance(pixels, (height, width)))
-        finer = F.interpolate(full_precision(features), size=(height, width), mode="bicubic", align_corners=False)
+        finer = resize(full_precision(features), (height, width), "bicubic")
         mixed = torch.zeros_like(finer)
         for tap, neighbour in enumerate(neighbours(finer, self.kernel_size)):
             mixed.addcmul_(kernels[:, tap : tap + 1], neighbour)
@@ -154,10 +155,9 @@ class LlavaUhdV2BilinearUpsampler(nn.Module):
 
     def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:
         """As [`LlavaUhdV2Upsampler`]; `pixels` play no part."""
-        scaled = [
-            F.interpolate(features, scale_factor=2.0**level, mode="bilinear", align_corners=False)
-            for level in range(1, self.steps + 1)
-        ]
+        height, width = features.shape[-2:]
+        sizes = [(height << level, width << level) for level in range(1, self.steps + 1)]
+        scaled = [resize(full_precision(features), size, "bilinear").to(features.dtype) for size in sizes]
         return [features, *scaled]
 
 

@@ -20,6 +20,7 @@ from transformers.utils import is_torchdynamo_exporting, logging
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
 from .projector_llava_uhd_v2 import LlavaUhdV2Projector
+from .resizing_llava_uhd_v2 import resize
 
 
 logger = logging.get_logger(__name__)
@@ -83,7 +84,7 @@ def embed_views(tower: PreTrainedModel, views: torch.Tensor) -> torch.Tensor:
         return embeddings(views)
 
     patches = embeddings.patch_embedding(views.to(embeddings.patch_embedding.weight.dtype))
-    grid = patches.shape[-2:]
+    grid = (patches.shape[-2], patches.shape[-1])
     prefix = num_prefix_tokens(tower)
     positions = embeddings.position_embedding(torch.arange(embeddings.num_positions, device=patches.device))
     states = patches.flatten(2).transpose(1, 2) + resize_positions(positions[prefix:], grid)
@@ -95,14 +96,13 @@ def embed_views(tower: PreTrainedModel, views: torch.Tensor) -> torch.Tensor:
     return torch.cat([class_token.expand(views.shape[0], -1, -1), states], dim=1)
 
 
-def resize_positions(positions: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+def resize_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Bicubic interpolation of a square position table: (side * side, c) -> (h * w, c)."""
     side = int(len(positions) ** 0.5)
     if grid == (side, side):
         return positions
-    table = positions.float().view(1, side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
-    return resized[0].flatten(1).T.to(positions.dtype)
+    table = positions.float().view(side, side, -1).permute(2, 0, 1)
+    return resize(table, grid, "bicubic").flatten(1).T.to(positions.dtype)
 
 
 @contextlib.contextmanager
@@ -201,11 +201,11 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         features = [state.mT.unflatten(2, grid).to(dtype) for state, grid in zip(states, grids, strict=True)]
         return self.projector(features, views)
 
-    def unpack_view(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Puts the patches of a view together: (h * w, 3 * patch * patch) -> (3, patch * h, patch * w)."""
+    def unpack_views(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Puts the patches of views together: (v * h * w, 3 * patch * patch) -> (v, 3, patch * h, patch * w)."""
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
-        patches = patches.reshape(rows, columns, -1, self.patch_size, self.patch_size)
-        return patches.permute(2, 0, 3, 1, 4).reshape(-1, *size)
+        patches = patches.reshape(-1, rows, columns, 3, self.patch_size, self.patch_size)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, *size)
 
     def forward(
         self,
@@ -226,16 +226,15 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             output_attentions: whether to return attention weights (needs the `eager` implementation).
             kwargs: handed to the tower's layers.
         """
-        views, places = defaultdict(list), defaultdict(list)
+        patches, places = defaultdict(list), defaultdict(list)
         for image, plan in enumerate(plans):
-            start = 0
-            for place, size in enumerate(plan.view_sizes):
-                count = (size[0] // self.patch_size) * (size[1] // self.patch_size)
-                views[size].append(self.unpack_view(pixel_values[image][start : start + count], size))
+            lengths = [(size[0] // self.patch_size) * (size[1] // self.patch_size) for size in plan.view_sizes]
+            views = pixel_values[image][: sum(lengths)].split(lengths)
+            for place, (size, view) in enumerate(zip(plan.view_sizes, views, strict=True)):
+                patches[size].append(view)
                 places[size].append((image, place))
-                start += count
 
-        batches = [torch.stack(group) for group in views.values()]
+        batches = [self.unpack_views(torch.cat(views), size) for size, views in patches.items()]
         layers = tower_layers(self.vision_tower)[: self.num_read_layers]
         with record_attentions(layers, output_attentions) as attentions:
             hidden_states = [
@@ -246,11 +245,11 @@ class LlavaUhdV2VisionEncoder(nn.Module):
 
         image_tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
-        for size, size_tokens, size_states in zip(views, projected, hidden_states, strict=True):
+        for size, size_tokens, size_states in zip(patches, projected, hidden_states, strict=True):
             kept = torch.stack(size_states, dim=1)
-            for index, (image, place) in enumerate(places[size]):
-                image_tokens[image][place] = size_tokens[index]
-                states[image][place] = kept[index]
+            # apart at once: the gradient of each view by itself would be as large as that of all
+            for (image, place), view, state in zip(places[size], size_tokens.unbind(), kept.unbind(), strict=True):
+                image_tokens[image][place], states[image][place] = view, state
 
         if None in attentions:
             logger.warning_once('Attention weights are there only with `attn_implementation="eager"`.')
