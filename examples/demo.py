@@ -3,9 +3,9 @@
 
     python examples/demo.py [OUT] [MODEL]
 
-Fonts, layouts and values of the documents are those of the test split of examples/nano, drawn anew from another seed.
-Question, answer and truth are printed; the picture (demo.png) shows the documents, how they are cut into slices, and
-where the model looked for each answer.
+The documents are as difficult as what it reads well: in fonts and styles of its training in examples/nano, with large
+letters, and answers that no edge between slices cuts. Their values are in no training. Question, answer and truth are
+printed; the picture (demo.png) shows the documents, how they are cut into slices, and where the model looked.
 """
 
 import random
@@ -29,11 +29,13 @@ NANO = Path(__file__).parent / "nano"
 sys.path.insert(0, str(NANO))
 
 from pages import draw_page  # noqa: E402
-from sheet import Sheet  # noqa: E402
+from sheet import Fact, Sheet  # noqa: E402
+from test_set import BANDS, is_cut  # noqa: E402
 
 
 SEED = 2026
-DOCUMENTS = (("form", 120, 190, 3), ("receipt", 190, 150, 2))  # kind, (height, width) in pixels, questions
+DOCUMENTS = (("form", 180, 210, 3), ("receipt", 230, 170, 2))  # kind, (height, width) in pixels, questions
+VALUES = 3  # different ones that can be asked for, at least
 TALL, GAP = 260, 16  # of a document in the picture, in pixels; between two
 MARGIN = 30
 BACKGROUND, INK, MUTED, RIGHT, WRONG = "#f3f3f1", "#1f2328", "#5c646d", "#1a7f37", "#cf222e"
@@ -45,9 +47,11 @@ def draw_documents() -> list[tuple[Sheet, list[tuple[str, str]]]]:
     documents = []
     for kind, height, width, count in DOCUMENTS:
         source = random.Random(f"{SEED} {kind}")
-        while len((sheet := draw_page([kind], height, width, "test", source)).facts) < count:
-            pass
-        facts = source.sample(sheet.facts, count)
+        facts: list[Fact] = []
+        while len({fact.value for fact in facts}) < VALUES:
+            sheet = draw_page([kind], height, width, "test", source, look=("train", "train"))
+            facts = [fact for fact in sheet.facts if fact.size in BANDS["large"] and not is_cut(sheet, fact)]
+        facts = source.sample(facts, count)
         documents.append((sheet, [(fact.question, fact.value) for fact in facts]))
     return documents
 
@@ -104,6 +108,7 @@ def main(out: str = "demo.png", model_folder: str = str(NANO / "checkpoint")) ->
         rows.append(draw_row(sheet, questions, answers, heats))
     save_picture(draw_picture(rows), Path(out))
     Console().print(table)
+    print("Fonts and styles of the training, letters of 18 pixels or more, no answer cut by an edge; new values.")
     print(f"{out} shows where it looked.")
 
 

@@ -2,6 +2,7 @@
 """The documents of examples/nano: exact answers, splits that share nothing, and a training of two steps."""
 
 import collections
+import json
 import random
 import subprocess
 import sys
@@ -109,6 +110,67 @@ def test_the_character_map_says_what_stands_in_a_cell():
     assert set(cells[cells > 0].tolist()) == {CLASSES.index("W")}
 
 
+def test_an_edge_between_slices_cuts_what_lies_on_it():
+    from pages import VIEW
+    from sheet import Fact, Sheet
+    from test_set import is_cut
+
+    def cut(box, scale):
+        sheet = Sheet(VIEW, 2 * VIEW, "test", random.Random(0), scale=scale)
+        return is_cut(sheet, Fact("field", "Total", "What is the Total?", "12", box, 12))
+
+    # one row of two slices; the picture of twice the size has more: two rows of three
+    assert cut((VIEW - 9, 9, VIEW + 9, 21), 1) and not cut((9, VIEW / 2 - 6, 30, VIEW / 2 + 6), 1)
+    assert cut((9, VIEW / 2 - 6, 30, VIEW / 2 + 6), 2) and not cut((VIEW - 9, 9, VIEW + 9, 21), 2)
+
+
+@pytest.mark.parametrize("variant", ["overview", "level-0", "bilinear", "vdim", "vdim-sequential"])
+def test_models_of_the_ablation_differ_in_one_thing(variant, tmp_path):
+    from ablation import make_variant
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    make_variant(variant, str(NANO / "checkpoint"), tmp_path)
+    trained = AutoModelForImageTextToText.from_pretrained(NANO / "checkpoint", dtype="float32")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    before, after = trained.state_dict(), model.state_dict()
+    changed = {name for name in after if name not in before or not after[name].equal(before[name])}
+    assert changed and all("window_attention" in name for name in changed)
+    projector = model.config.projector_config
+    settings = projector.levels, projector.upsampler, processor.image_processor.max_slices, processor.token_layout
+    assert (
+        settings
+        == {
+            "overview": ([0, 1, 2], "vdim", 1, "spatial"),
+            "level-0": ([0], "bilinear", 6, "spatial"),
+            "bilinear": ([0, 1, 2], "bilinear", 6, "spatial"),
+            "vdim": ([0, 1, 2], "vdim", 6, "spatial"),
+            "vdim-sequential": ([0, 1, 2], "vdim", 6, "sequential"),
+        }[variant]
+    )
+    assert model.config.token_layout == processor.token_layout
+    make_variant("vdim", str(NANO / "checkpoint"), tmp_path / "vdim")
+    alike = AutoModelForImageTextToText.from_pretrained(tmp_path / "vdim").state_dict()
+    assert all(after[name].equal(alike[name]) for name in after if after[name].shape == alike[name].shape)
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_and_reports(tmp_path):
+    settings = ["batch_size=4", "training.per_device_train_batch_size=4", "training.bf16=false"]
+    settings += ["training.max_steps=2", "training.save_steps=2", "training.logging_steps=1"]
+    command = [sys.executable, NANO / "ablation.py", NANO / "checkpoint", tmp_path, *settings]
+    command += ["--launch", Path(sys.executable).with_name("llava-uhd-v2"), "--variant", "overview"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    report = json.loads((tmp_path / "ablation.json").read_text())["models"]["overview"]
+    assert report["questions"] == 500 and report["loss"] > 0
+    assert f"| overview | {report['loss']:.3f} |" in result.stdout
+    other = subprocess.run(
+        [*map(str, command[:4]), "training.max_steps=3"], capture_output=True, text=True, check=False
+    )
+    assert "take another folder" in other.stderr
+
+
 @pytest.mark.slow
 def test_the_stages_run_one_after_the_other(tmp_path):
     """Everything that the README of the example tells to run, in small."""
@@ -146,6 +208,7 @@ def test_the_stages_run_one_after_the_other(tmp_path):
                 ("view", "view_whole"),
                 ("view_whole", "read"),
                 ("read", "ask"),
+                ("ask", "more"),
             )
         ),
     ):
@@ -154,7 +217,7 @@ def test_the_stages_run_one_after_the_other(tmp_path):
 
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(tmp_path / "ask")
+    processor = AutoProcessor.from_pretrained(tmp_path / "more")
     assert processor.image_processor.max_slices == 6
     assert processor.image_processor.slice_resolution == 112
     chat = [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "12.50"}]

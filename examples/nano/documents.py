@@ -17,7 +17,7 @@ CHART_STYLES = {"train": ("rows", "columns"), "other": ("framed",)}
 
 
 def draw_style(styles: dict[str, tuple[str, ...]], sheet: Sheet) -> str:
-    return sheet.source.choice(styles["train" if sheet.split == "train" else "other"])
+    return sheet.source.choice(styles["train" if sheet.styles == "train" else "other"])
 
 
 def write_title(sheet: Sheet, text: str, y: float, size: int) -> float:

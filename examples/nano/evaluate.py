@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Exact match of a model's answers on the test set, by kind and size of letters, and of three controls.
+"""Exact match of a model's answers on the test set, by kind, size of letters and cuts, and of three controls.
 
     python examples/nano/evaluate.py MODEL FOLDER_OF_TEST_SET [--json FILE]
 
@@ -9,6 +9,7 @@ The controls: the page of another question, a blank page, and the overview witho
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
 from llava_uhd_v2_hf.training.answers import generate_answers
+
+
+WRITTEN = ("field", "cell", "quantity")  # kinds of questions whose answers are read off the page
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -44,6 +48,12 @@ def answer_all(model: Any, processor: Any, samples: list[dict[str, Any]], max_sl
     return answers
 
 
+def report_on(samples: list[dict[str, Any]], answers: list[str], *keys: str) -> dict[str, Any]:
+    """Exact match, altogether and by groups."""
+    groups = {f"by_{key}": by_group(samples, answers, key) for key in keys}
+    return {"questions": len(samples), "exact_match": share_right(samples, answers), **groups}
+
+
 def share_right(samples: list[dict[str, Any]], answers: list[str]) -> float:
     right = [answer.strip() == sample["answer"] for sample, answer in zip(samples, answers, strict=True)]
     return round(sum(right) / len(right), 3)
@@ -62,6 +72,29 @@ def by_group(samples: list[dict[str, Any]], answers: list[str], key: str) -> dic
     }
 
 
+def select(
+    samples: list[dict[str, Any]], answers: list[str], keep: Callable[[dict[str, Any]], bool]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Some of the samples, and their answers."""
+    kept = [number for number, sample in enumerate(samples) if keep(sample)]
+    return [samples[number] for number in kept], [answers[number] for number in kept]
+
+
+def is_written(sample: dict[str, Any]) -> bool:
+    return sample["kind"] in WRITTEN
+
+
+def table_rows(report: dict[str, Any], name: str = "all") -> Iterator[tuple[str, int, float]]:
+    """(what, questions, exact match) of a report and of the groups and reports in it."""
+    yield name, report["questions"], report["exact_match"]
+    for key, value in report.items():
+        if key.startswith("by_"):
+            for group, entry in value.items():
+                yield f"{name}, {key[3:]} {group}", entry["questions"], entry["exact_match"]
+        elif isinstance(value, dict):
+            yield from table_rows(value, key.replace("_", " "))
+
+
 def with_images(samples: list[dict[str, Any]], images: list[Image.Image]) -> list[dict[str, Any]]:
     return [{**sample, "images": [image]} for sample, image in zip(samples, images, strict=True)]
 
@@ -70,18 +103,22 @@ def evaluate(model_folder: str, test_folder: Path) -> dict[str, Any]:
     processor = AutoProcessor.from_pretrained(model_folder)
     model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32).eval()
     samples = read_samples(test_folder)
-    answers = answer_all(model, processor, samples)
     images = [sample["images"][0] for sample in samples]
-    others = with_images(samples, images[100:] + images[:100])
-    blank = with_images(samples, [Image.new("RGB", image.size, "white") for image in images])
-    return {
-        "questions": len(samples),
-        "exact_match": share_right(samples, answers),
-        **{f"by_{key}": by_group(samples, answers, key) for key in ("kind", "band", "cut")},
-        "other_page": share_right(samples, answer_all(model, processor, others)),
-        "blank_page": share_right(samples, answer_all(model, processor, blank)),
-        "overview_only": share_right(samples, answer_all(model, processor, samples, max_slices=1)),
+    controls = {
+        "other_page": with_images(samples, images[100:] + images[:100]),
+        "blank_page": with_images(samples, [Image.new("RGB", image.size, "white") for image in images]),
     }
+    answers = answer_all(model, processor, samples)
+    report = report_on(samples, answers, "kind", "band", "cut")
+    report["written"] = report_on(*select(samples, answers, is_written), "band", "cut")
+    clear = select(
+        samples, answers, lambda sample: is_written(sample) and sample["band"] == "large" and not sample["cut"]
+    )
+    report["written_large_uncut"] = report_on(*clear, "kind")
+    for name, control in controls.items():
+        report[name] = report_on(control, answer_all(model, processor, control), "kind")
+    report["overview_only"] = report_on(samples, answer_all(model, processor, samples, max_slices=1), "kind")
+    return report
 
 
 def main() -> None:
@@ -91,10 +128,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     report = evaluate(arguments.model, arguments.folder)
-    text = json.dumps(report, indent=2)
     if arguments.json:
-        arguments.json.write_text(f"{text}\n")
-    print(text)
+        arguments.json.write_text(f"{json.dumps(report, indent=2)}\n")
+    print("| questions | number | exact match |\n|---|---|---|")
+    for name, questions, share in table_rows(report):
+        print(f"| {name} | {questions} | {100 * share:.1f} % |")
 
 
 if __name__ == "__main__":

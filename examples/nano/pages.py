@@ -2,7 +2,7 @@
 """Records of a training, rendered while it runs: pages with exact answers. Name this file as a recipe's `data.source`.
 
 Splits: `view` (learning to read, in one view), `read` (the same with some slices, and first questions), `ask`
-(questions, with reading kept), `validation`; the test set is made by test_set.py.
+(questions, with reading kept), `ablation` (the same, other pages), `validation`; the test set is made by test_set.py.
 """
 
 import math
@@ -18,12 +18,12 @@ from sheet import Sheet
 
 SHARDS = 64
 PAGES_A_SHARD = 1_000_000
-ALIKE = 64  # pages of one shape after another, so that the views of a batch can be encoded together
+ALIKE = 128  # pages of one shape after another, so that the views of a batch can be encoded together
 VIEW = 112  # side of a view, in pixels
 READ_ALL, LONGEST = "Read the text.", 160
 READ_LINE = "Read the line that starts with {}."
 SIZES = (11, 12, 13, 14, 15, 16, 16, 17, 18, 18, 19, 20, 22)  # of letters, in pixels
-QUESTIONS = 5  # of a page, at most
+QUESTIONS, BESIDE_READING = 12, 4  # of a page, at most
 # task -> how often a sheet has the area of 1, 2, ... 6 slices; shares of sheets with lines instead of a document, and
 # of those whose text is to be read
 SLICES = {"view": (1, 0, 0, 0, 0, 0), "read": (3, 3, 1, 0, 0, 0), "ask": (2, 2, 2, 2, 1, 1)}
@@ -36,7 +36,7 @@ def records(split: str, shard: int) -> Iterator[dict[str, Any]]:
 
     Every shard has pages of the same shapes in the same order, so that processes that train together wait little.
     """
-    task, fonts = ("ask", "validation") if split == "validation" else (split, "train")
+    task, fonts = {"validation": ("ask", "validation"), "ablation": ("ask", "train")}.get(split, (split, "train"))
     for start in range(0, PAGES_A_SHARD, ALIKE):
         shape = draw_shape(task, random.Random(f"{split} {start}"))
         source = random.Random(f"{split} {shard} {start}")
@@ -54,15 +54,21 @@ def draw_shape(task: str, source: random.Random) -> tuple[list[str], int, int]:
 
 
 def draw_page(
-    kinds: list[str], height: int, width: int, split: str, source: random.Random, double: float = 0.1
+    kinds: list[str],
+    height: int,
+    width: int,
+    split: str,
+    source: random.Random,
+    double: float = 0.1,
+    look: tuple[str, str] | None = None,
 ) -> Sheet:
     """A page of one of the kinds, with something to ask about it, if it is no page of lines.
 
-    With a chance of `double` its picture has two pixels for each of the sheet's.
+    With a chance of `double` its picture has two pixels for each of the sheet's. `look` is as for a [`Sheet`].
     """
     while True:
         kind = source.choice(kinds)
-        sheet = Sheet(height, width, split, source, scale=2 if source.random() < double else 1)
+        sheet = Sheet(height, width, split, source, scale=2 if source.random() < double else 1, look=look)
         size = source.choice(SIZES)
         lines(sheet, size) if kind == "lines" else KINDS[kind][0](sheet, size)
         if sheet.texts and (sheet.facts or kind == "lines"):
@@ -102,7 +108,7 @@ def ask(sheet: Sheet, source: random.Random, reading: float) -> list[tuple[str, 
     turns = source.sample(asked, min(len(asked), QUESTIONS))
     if turns and source.random() > reading:
         return turns
-    turns = turns[:2]
+    turns = turns[:BESIDE_READING]
     if len("\n".join(text)) <= LONGEST and (not sheet.facts or source.random() < 0.7):
         return [*turns, (READ_ALL, "\n".join(text))]
     turns += read_lines(text, source)

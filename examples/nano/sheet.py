@@ -38,9 +38,10 @@ class Sheet:
 
     Args:
         height, width: in pixels.
-        split: whose fonts and values are used.
+        split: whose values are used.
         source: of everything random.
         scale: how many pixels of the picture a pixel of the sheet has.
+        look: the splits whose fonts and whose styles of fields, tables and charts are used; by default `split`.
     """
 
     height: int
@@ -48,6 +49,7 @@ class Sheet:
     split: str
     source: random.Random
     scale: int = 1
+    look: tuple[str, str] | None = None
     texts: list[tuple[str, Box]] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
 
@@ -56,7 +58,8 @@ class Sheet:
         self.paper = tuple([draw(225, 255) for _ in range(3)])
         self.ink = tuple([draw(0, 70) for _ in range(3)])
         self.faint = tuple([draw(150, 215) for _ in range(3)])
-        self.faces = draw_family(self.split, self.source)
+        fonts, self.styles = self.look or (self.split, self.split)
+        self.faces = draw_family(fonts, self.source)
         self.image = Image.new("RGB", (self.width * self.scale, self.height * self.scale), self.paper)
         self.draw = ImageDraw.Draw(self.image)
 

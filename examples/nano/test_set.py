@@ -1,15 +1,16 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The test set: 500 questions about 125 pages, whose fonts, layouts and values are in no training.
 
-    python examples/nano/test_set.py FOLDER
+    python examples/nano/test_set.py FOLDER [--fonts train] [--styles train]
 
 writes the pages and test.jsonl, whose records also say what was asked (`kind`), how large the answer's letters are
-(`band`) and whether an edge between slices cuts it (`cut`).
+(`band`) and whether an edge between slices cuts it (`cut`). With `train`, fonts or styles are those of the training;
+the pages and their values are still in no training.
 """
 
+import argparse
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ PAGES, QUESTIONS_A_PAGE, SEED = 125, 4, 20241218
 BANDS = {"small": range(14), "medium": range(14, 18), "large": range(18, 99)}  # letters, in pixels of the sheet
 
 
-def make_pages(split: str = "test", count: int = PAGES, seed: int = SEED) -> list[tuple[Sheet, list[dict[str, Any]]]]:
+def make_pages(
+    split: str = "test", count: int = PAGES, seed: int = SEED, look: tuple[str, str] | None = None
+) -> list[tuple[Sheet, list[dict[str, Any]]]]:
     """Pages with their questions, always the same ones."""
     pages = []
     while len(pages) < count:
         source = random.Random(f"{split} {seed} {len(pages)}")
         while True:
             kinds, height, width = draw_shape("ask", source)
-            sheet = draw_page(kinds, height, width, split, source)
+            sheet = draw_page(kinds, height, width, split, source, look=look)
             questions = [entry for fact in sheet.facts for entry in describe(sheet, fact)]
             if len(questions) >= QUESTIONS_A_PAGE:
                 break
@@ -51,7 +54,8 @@ def describe(sheet: Sheet, fact: Fact) -> list[dict[str, Any]]:
 
 def is_cut(sheet: Sheet, fact: Fact) -> bool:
     """Whether an edge between two slices goes through the answer."""
-    plan = plan_slices(sheet.height, sheet.width, max_slices=6, slice_resolution=VIEW, patch_size=14)
+    width, height = sheet.image.size
+    plan = plan_slices(height, width, max_slices=6, slice_resolution=VIEW, patch_size=14)
     rows, columns = plan.grid
     left, top, right, bottom = fact.box
     edges = [(sheet.width * index / columns, left, right) for index in range(1, columns)]
@@ -59,10 +63,10 @@ def is_cut(sheet: Sheet, fact: Fact) -> bool:
     return any(start < edge < end for edge, start, end in edges)
 
 
-def write_test_set(folder: Path) -> Path:
+def write_test_set(folder: Path, fonts: str = "test", styles: str = "test") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     records = []
-    for number, (sheet, questions) in enumerate(make_pages()):
+    for number, (sheet, questions) in enumerate(make_pages(look=(fonts, styles))):
         image = f"{number:03d}.png"
         sheet.image.save(folder / image)
         for entry in questions:
@@ -78,4 +82,8 @@ def write_test_set(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(write_test_set(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fonts", choices=["test", "train"], default="test")
+    parser.add_argument("--styles", choices=["test", "train"], default="test")
+    print(write_test_set(**vars(parser.parse_args())))

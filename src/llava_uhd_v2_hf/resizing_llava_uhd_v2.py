@@ -15,7 +15,7 @@ from transformers.utils.generic import maybe_autocast
 
 
 def keep_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
-    """Keeps `count` tensors that a function makes of its arguments alone; `torch.export` gets them made anew."""
+    """Keeps `count` tensors that a function makes of its arguments alone; compiled code has them made anew."""
 
     def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         make = torch.inference_mode(False)(function)
@@ -35,12 +35,14 @@ def resizing_weights(
     length: int, size: int, mode: Literal["bicubic", "bilinear"], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """What every new pixel of an axis is made of: (size, length)."""
-    identity = torch.eye(length, dtype=dtype, device="cpu").view(1, length, length, 1)
-    return F.interpolate(identity, (size, 1), mode=mode, align_corners=False)[0, :, :, 0].T.contiguous().to(device)
+    identity = torch.eye(length, dtype=dtype, device=device).view(1, length, length, 1)
+    return F.interpolate(identity, (size, 1), mode=mode, align_corners=False)[0, :, :, 0].T.contiguous()
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int], mode: Literal["bicubic", "bilinear"]) -> torch.Tensor:
     """As `F.interpolate` without aligned corners, in the dtype of `maps` whatever autocast says.
+
+    Products have the precision that torch is set to: with TF32 the numbers have its rounding.
 
     Args:
         maps: (..., h, w), float32 or float64.

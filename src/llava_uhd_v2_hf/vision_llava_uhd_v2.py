@@ -204,8 +204,9 @@ class LlavaUhdV2VisionEncoder(nn.Module):
     def unpack_views(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Puts the patches of views together: (v * h * w, 3 * patch * patch) -> (v, 3, patch * h, patch * w)."""
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
-        patches = patches.reshape(-1, rows, columns, 3, self.patch_size, self.patch_size)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, *size)
+        channels = patches.shape[-1] // self.patch_size**2
+        patches = patches.reshape(-1, rows, columns, channels, self.patch_size, self.patch_size)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, *size)
 
     def forward(
         self,
