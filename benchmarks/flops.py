@@ -5,8 +5,8 @@
 
 The model's own modules run on tensors without data, and PyTorch counts their matrix products, convolutions and
 attention: 2 FLOPs a multiply-add, attention in full, also above the diagonal. Not counted is what works element by
-element: activations, norms, softmax, and in the plain order of the projector also bicubic interpolation and the 7x7
-neighbourhoods of up-sampling (1.6 GFLOPs for a view of 24x24 patches, against 1240 that are counted).
+element: activations, norms, softmax, and in the plain order of the projector also the 7x7 neighbourhoods of
+up-sampling (1.2 GFLOPs for a view of 24x24 patches, against 1224 that are counted).
 """
 
 import contextlib

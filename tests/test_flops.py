@@ -45,7 +45,13 @@ def test_tower_equals_the_formula(tiny_config, counted):
         native = 4 * 4 * 588 * width  # the class token comes with an image of native size
         return 2 * (views * (patches * 588 * width + layers * layer) + native)
 
-    assert counted["tower"] == tower(2, 16) + tower(1, 15)
+    positions = resizing(width, (4, 4), (3, 5))
+    assert counted["tower"] == tower(2, 16) + tower(1, 15) + 2 * positions
+
+
+def resizing(channels, grid, size):
+    """Multiplications of two products: along the width, then along the height."""
+    return channels * (grid[0] * grid[1] * size[1] + size[0] * grid[0] * size[1])
 
 
 def test_text_model_equals_the_formula(tiny_config, plan, counted):
@@ -66,7 +72,13 @@ def test_projector_in_the_plain_order_equals_the_formula(tiny_config, counted):
 
     guidance, taps = projector.upsampler_guidance_size, projector.upsampler_kernel_size**2
     stage = 3 * guidance + guidance**2 + (taps + 3) * taps + taps**2
-    assert counted["plain, up-sampling"] == 2 * ((4 + 16) * patches * stage + 16 * patches * channels**2)
+    enlarging = sum(
+        views * resizing(channels, (height << level, across << level), (2 * height << level, 2 * across << level))
+        for views, height, across in ((2, 4, 4), (1, 3, 5))
+        for level in (0, 1)
+    )
+    kernels = (4 + 16) * patches * stage
+    assert counted["plain, up-sampling"] == 2 * (kernels + enlarging + 16 * patches * channels**2)
 
     cells = [
         views * rows * columns
