@@ -1,11 +1,12 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Asks the small trained model about two documents that no training has. `make demo` runs it.
+"""Asks the small trained model about two documents that it has never seen. `make demo` runs it.
 
     python examples/demo.py [OUT] [MODEL]
 
 The documents are as difficult as what it reads well: in fonts and styles of its training in examples/nano, with large
-letters, and answers that no edge between slices cuts. Their values are in no training. Question, answer and truth are
-printed; the picture (demo.png) shows the documents, how they are cut into slices, and where the model looked.
+letters, and answers that no edge between slices cuts. Their values are of the test set's split. Question, answer and
+truth are printed; the picture (demo.png) shows the documents and where the model looked. The documents themselves are
+written beside it (demo_form.png, demo_receipt.png), to be asked more.
 """
 
 import random
@@ -65,7 +66,7 @@ def ask_about(sheet: Sheet, questions: list[tuple[str, str]], model, processor) 
         answers.append(" ".join(chat.ask(question, max_new_tokens=32).split()))
         maps = place_weights(attend(chat).weights.mean(dim=0), inspection)
         size = (TALL, round(TALL * sheet.width / sheet.height))
-        pictures.append(draw_attended(inspection, maps, maps[:-1].max(), size))
+        pictures.append(draw_attended(inspection, maps, (maps[:-1] if len(maps) > 1 else maps).max(), size))
     return answers, pictures
 
 
@@ -84,7 +85,7 @@ def draw_row(
         drawn.text((left, TALL + 6), question, fill=INK, font=MEDIUM)
         drawn.text((left, TALL + 26), answer, fill=RIGHT if answer == truth else WRONG, font=LARGE)
         if answer != truth:
-            drawn.text((left, TALL + 53), f"It says {truth}.", fill=MUTED, font=SMALL)
+            drawn.text((left, TALL + 53), f"Correct: {truth}", fill=MUTED, font=SMALL)
     return row
 
 
@@ -101,14 +102,16 @@ def main(out: str = "demo.png", model_folder: str = str(NANO / "checkpoint")) ->
     processor = AutoProcessor.from_pretrained(model_folder)
     model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype="float32")
     table, rows = Table("document", "question", "answer", "truth", ""), []
+    picture = Path(out)
     for (kind, *_), (sheet, questions) in zip(DOCUMENTS, draw_documents(), strict=True):
+        save_picture(sheet.image, picture.with_name(f"{picture.stem}_{kind}.png"))
         answers, heats = ask_about(sheet, questions, model, processor)
         for (question, truth), answer in zip(questions, answers, strict=True):
             table.add_row(kind, question, answer, truth, "right" if answer == truth else "wrong")
         rows.append(draw_row(sheet, questions, answers, heats))
-    save_picture(draw_picture(rows), Path(out))
+    save_picture(draw_picture(rows), picture)
     Console().print(table)
-    print("Fonts and styles of the training, letters of 18 pixels or more, no answer cut by an edge; new values.")
+    print("Fonts and styles of the training, letters of 18 pixels or more, no answer cut by an edge; held-out values.")
     print(f"{out} shows where it looked.")
 
 

@@ -123,7 +123,7 @@ def test_the_attention_is_drawn_for_the_answer_and_for_a_token(client, photo, ch
 def test_slices_and_pyramid_are_those_of_visualize(client, photo, checkpoint, model_and_processor):
     model, processor = model_and_processor
     arguments = (handle_file(photo), str(checkpoint), 4)
-    slices, *_ = client.predict(*arguments, api_name="/slices")
+    slices = client.predict(*arguments, api_name="/slices")
     inspection = inspect_image(PHOTO, processor.image_processor, model.config, 4)
     assert np.array_equal(pixels(slices), pixels(draw_inspection(inspection)))
     pyramid = client.predict(*arguments, api_name="/pyramid")
@@ -194,24 +194,38 @@ def test_errors_are_readable_and_the_page_goes_on(client, unusable, checkpoint, 
 
 
 @pytest.mark.slow
+def test_an_example_can_be_taken_and_a_bad_file_after_it(client, unusable, photo, checkpoint):
+    taken = client.predict(0, api_name="/first_of")
+    assert np.array_equal(pixels(taken), pixels(str(photo)))
+    with pytest.raises(AppError, match=r"^text\.png cannot be used: PIL reads no image in it"):
+        ask(client, "What?", unusable / "text.png", checkpoint)
+
+
+@pytest.mark.slow
 def test_numbers_out_of_range_and_unknown_models_are_refused(client, photo, checkpoint):
     with pytest.raises(AppError, match="less than minimum value 1"):
         ask(client, "What?", photo, checkpoint, max_new_tokens=0)
     with pytest.raises(AppError, match="not in the list of choices"):
         ask(client, "What?", photo, "another/model")
-    with pytest.raises(AppError, match="There is no answer yet"):
-        client.predict("1", api_name="/attention")
+    with pytest.raises(AppError, match="The longest answer has no number"):
+        ask(client, "What?", photo, checkpoint, max_new_tokens=None)
+    with pytest.raises(AppError, match="There is no question yet"):
+        ask(client, None, photo, checkpoint)
+    for wanted in ("1", None):
+        with pytest.raises(AppError, match="There is no answer yet"):
+            client.predict(wanted, api_name="/attention")
+    unset, zero = (client.predict(handle_file(photo), str(checkpoint), most, api_name="/slices") for most in (None, 0))
+    assert np.array_equal(pixels(unset), pixels(zero))
 
 
 @pytest.mark.slow
 def test_the_page_is_for_this_machine_alone(url):
     port = int(url.rstrip("/").rpartition(":")[2])
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
     with socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
-    for address in others:
-        with pytest.raises(OSError), socket.create_connection((address, port), timeout=5):
-            pass
+    # an address of this machine too, where a server of all addresses would answer
+    with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), timeout=5):
+        pass
 
 
 # What stands behind the page
@@ -282,6 +296,19 @@ def test_an_error_while_answering_comes_through(checkpoint, conversation, monkey
     assert list(desk.answer(conversation, "What?", 3))
 
 
+def test_an_answer_whose_attention_fails_has_none(checkpoint, conversation, monkeypatch):
+    def fail(chat):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    desk = Desk([str(checkpoint)])
+    list(desk.answer(conversation, "What?", 3))
+    monkeypatch.setattr("llava_uhd_v2_hf.demo.desk.attend", fail)
+    list(desk.answer(conversation, "And?", 3))
+    assert len(conversation.turns) == 4
+    with pytest.raises(ValueError, match="memory is too small"):
+        desk.draw_attention(conversation, None)
+
+
 # The command
 
 
@@ -294,14 +321,15 @@ def demo(*arguments):
     [
         (["--model", "nowhere/at/all"], "There is no folder nowhere/at/all"),
         (["--model", "MODEL", "--example", "missing.png"], "There is no image file missing.png"),
+        (["--model", "MODEL", "--example", "TEXT"], "text.png cannot be used: PIL reads no image in it"),
         (["--model", "MODEL", "--port", "PORT"], "Cannot find empty port"),
     ],
 )
-def test_wrong_options_are_errors_in_one_line(arguments, message, checkpoint):
+def test_wrong_options_are_errors_in_one_line(arguments, message, checkpoint, unusable):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        values = {"MODEL": checkpoint, "PORT": taken.getsockname()[1]}
+        values = {"MODEL": checkpoint, "PORT": taken.getsockname()[1], "TEXT": unusable / "text.png"}
         result = demo(*[values.get(argument, argument) for argument in arguments])
     assert (result.exit_code, result.stdout) == (1, "")
     assert message in result.stderr.rpartition("Error: ")[2]
@@ -324,4 +352,7 @@ def test_without_gradio_the_extra_is_named(checkpoint, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     result = demo("--model", checkpoint)
     assert result.exit_code == 1
-    assert result.stderr == "Error: gradio is not installed; this needs: pip install 'llava-uhd-v2-hf[demo]'\n"
+    assert (
+        result.stderr
+        == "Error: gradio is not installed; this needs: pip install '.[demo]' in a clone of llava-uhd-v2-hf\n"
+    )

@@ -112,7 +112,7 @@ def test_a_folder_without_weights(talker, tmp_path):
 @pytest.mark.parametrize("module", ["fastapi", "uvicorn", "prometheus_client"])
 def test_a_module_that_is_missing(talker, module):
     result = run("--model", talker, prelude=f"import sys; sys.modules['{module}'] = None")
-    assert_one_line(result, module, "pip install 'llava-uhd-v2-hf[serve]'")
+    assert_one_line(result, module, "pip install '.[serve]'")
 
 
 def test_a_limit_that_is_none(talker):

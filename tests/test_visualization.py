@@ -182,6 +182,7 @@ def test_a_picture_is_whole_or_not_there(what, tiny_checkpoint, photo, tmp_path,
     ("options", "message"),
     [
         (["--image", "missing.png"], "There is no image file missing.png"),
+        (["--image", "https://x.org/a.png"], "URLs are not taken here; download it first"),
         (["--out", "picture.txt"], "can't be written as picture.txt"),
         (["--out", "nowhere/picture.png"], "There is no folder nowhere"),
         (["--model", "nowhere/at/all"], "There is no folder nowhere/at/all"),

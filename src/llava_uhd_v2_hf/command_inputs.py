@@ -22,10 +22,10 @@ EXTRAS = {"gradio": "demo"} | dict.fromkeys(["fastapi", "httpcore2", "prometheus
 def describe_error(error: Exception) -> str:
     """One line about an error of `EXPECTED_ERRORS`, for whoever gave the input."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "The accelerator's memory is too small for these images; try fewer slices (--max-slices) or images."
+        return "The accelerator's memory is too small for these images; try fewer slices (max_slices) or images."
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get(error.name or "", "train")
-        return f"{error.name} is not installed; this needs: pip install 'llava-uhd-v2-hf[{extra}]'"
+        return f"{error.name} is not installed; this needs: pip install '.[{extra}]' in a clone of llava-uhd-v2-hf"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "in DataLoader worker process" in lines[0]:  # a worker puts its traceback before the message
         return lines[-1].partition(": ")[2] or lines[-1]
@@ -40,7 +40,8 @@ def read_image(path: Path, max_pixels: int | None) -> Image.Image:
         ValueError: if it is no image or has more than `max_pixels` pixels.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no image file {path}.")
+        hint = " URLs are not taken here; download it first." if str(path).startswith(("http:", "https:")) else ""
+        raise FileNotFoundError(f"There is no image file {path}.{hint}")
     try:
         return Image.fromarray(read_pixels(as_image(path), max_pixels=max_pixels))
     except ValueError as error:

@@ -18,7 +18,7 @@ from ..answer_attention import AnswerAttention, attend
 from ..attention_picture import draw_attention
 from ..chat import Chat
 from ..checkpoint import check_checkpoint
-from ..command_inputs import load_image_settings, load_network, read_image
+from ..command_inputs import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
 from ..inspection import Inspection, inspect_image
 from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
@@ -156,11 +156,11 @@ class Desk:
                 yield asked.result()
             finally:
                 streamer.stopped = True
-        conversation.messages = chat.messages
+        conversation.messages, conversation.attention = chat.messages, None
         try:
             conversation.attention = attend(chat)
-        except ValueError as error:
-            conversation.attention, conversation.no_attention = None, str(error)
+        except EXPECTED_ERRORS as error:
+            conversation.no_attention = describe_error(error)
 
     def _chat_of(self, conversation: Conversation) -> Chat:
         network, processor = self.load(conversation.subject.model)

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image
 
-from ..command_inputs import EXPECTED_ERRORS, describe_error
+from ..command_inputs import EXPECTED_ERRORS, describe_error, read_image
 from ..inspection_picture import draw_inspection
 from .desk import Conversation, Desk, Subject
 
@@ -20,6 +20,7 @@ FONTS = ["system-ui", "sans-serif"]  # of the machine: the page loads nothing fr
 INTRODUCTION = """# LLaVA-UHD v2
 Choose an image and ask about it. Below, see how it is cut into slices, the pyramid of features that is made of each,
 and where the model looked while it answered."""
+CLEANING = (3600, 86_400)  # every so many seconds, uploads and pictures that are so old are deleted
 PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function's arguments
 Pieces = list[tuple[str, str | None]]
 
@@ -36,10 +37,10 @@ def errors_on_the_page(image: str | None) -> Iterator[None]:
         raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
 
-def subject_of(image: str | None, model: str, max_slices: float) -> Subject:
+def subject_of(image: str | None, model: str, max_slices: float | None) -> Subject:
     if not image:
         raise ValueError("There is no image yet: drop one, or take an example.")
-    return Subject(model, image, int(max_slices) or None)
+    return Subject(model, image, int(max_slices or 0) or None)
 
 
 def path_of(payload: ImageData | None) -> str | None:
@@ -62,29 +63,30 @@ class Handlers:
     def __init__(self, desk: Desk):
         self.desk = desk
 
-    def start(self, image: str | None, model: str, max_slices: float) -> tuple:
-        """Shows the slices of another image, for another model, or with another largest number of slices."""
-        picture = None
-        if image:
-            with errors_on_the_page(image):
-                picture = draw_inspection(self.desk.inspect(subject_of(image, model, max_slices)))
-        return picture, None, [], None, [], None
+    def slices(self, image: str | None, model: str, max_slices: float | None) -> Image.Image | None:
+        """Draws how the image is cut; nothing while there is none."""
+        if not image:
+            return None
+        with errors_on_the_page(image):
+            return draw_inspection(self.desk.inspect(subject_of(image, model, max_slices)))
 
     def ask(
         self,
-        question: str,
+        question: str | None,
         image: str | None,
         model: str,
-        max_slices: float,
-        max_new_tokens: float,
+        max_slices: float | None,
+        max_new_tokens: float | None,
         conversation: Conversation | None,
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[tuple]:
         """Yields the chat, and at the end the answer's tokens and the attention of all of them."""
         with errors_on_the_page(image):
             subject = subject_of(image, model, max_slices)
-            if not question.strip():
+            if not question or not question.strip():
                 raise ValueError("There is no question yet: write one.")
+            if not max_new_tokens:
+                raise ValueError("The longest answer has no number of tokens: write one, 256 for example.")
             if conversation is None or conversation.subject != subject:
                 conversation = Conversation(subject)
             progress(0, desc=f"Loading {model}")
@@ -105,7 +107,7 @@ class Handlers:
         self,
         image: str | None,
         model: str,
-        max_slices: float,
+        max_slices: float | None,
         progress: gr.Progress = PROGRESS,
     ) -> Image.Image:
         """Draws the pyramids of all views."""
@@ -116,13 +118,18 @@ class Handlers:
             progress(0.5, desc="Encoding every view")
             return self.desk.draw_pyramid(subject)
 
-    def attention(self, wanted: str, conversation: Conversation | None) -> tuple[Image.Image, Pieces]:
+    def attention(self, wanted: str | None, conversation: Conversation | None) -> tuple[Image.Image, Pieces]:
         """Draws where the model looked for a token of the last answer, named by its number or its text."""
         with errors_on_the_page(conversation.subject.image if conversation else None):
             if conversation is None:
                 raise ValueError("There is no answer yet: ask something first.")
-            picture, tokens = self.desk.draw_attention(conversation, wanted.strip() or None)
+            picture, tokens = self.desk.draw_attention(conversation, (wanted or "").strip() or None)
             return picture, mark(conversation.attention.pieces, tokens)
+
+
+def first_of(sample: list[str]) -> str:
+    """The file of an example that was clicked on."""
+    return sample[0]
 
 
 def number_of_token(event: gr.SelectData) -> str:
@@ -137,7 +144,7 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
         examples: image files that the page offers.
     """
     do = Handlers(desk)
-    with gr.Blocks(title="LLaVA-UHD v2", analytics_enabled=False) as page:
+    with gr.Blocks(title="LLaVA-UHD v2", analytics_enabled=False, delete_cache=CLEANING) as page:
         gr.Markdown(INTRODUCTION)
         conversation = gr.State(None)
         with gr.Row():
@@ -147,7 +154,11 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
                 )
                 image.preprocess = path_of  # type: ignore[method-assign]
                 if examples:
-                    gr.Examples([[str(path)] for path in examples], [image], label="Examples")
+                    # gr.Examples would replace the image's component, and its `preprocess` with it
+                    offered = gr.Dataset(
+                        components=[image], samples=[[str(path)] for path in examples], label="Examples"
+                    )
+                    offered.click(first_of, offered, image, show_progress="hidden", api_visibility="undocumented")
                 model = gr.Dropdown(desk.models, value=desk.models[0], label="Model")
                 with gr.Row():
                     max_slices = gr.Number(0, label="Most slices (0: default)", minimum=0, precision=0, min_width=120)
@@ -176,15 +187,6 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
             attention = _picture("attention")
 
         subject = [image, model, max_slices]
-        gr.on(
-            [image.change, model.change, max_slices.change],
-            do.start,
-            subject,
-            [slices, conversation, chat, pyramid, pieces, attention],
-            api_name="slices",
-            show_progress="minimal",
-            concurrency_id="desk",
-        )
         running = gr.on(
             [question.submit, asked.click],
             do.ask,
@@ -195,7 +197,16 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
             concurrency_id="desk",
         )
         stop.click(None, cancels=[running])
-        chat.clear(lambda: (None, None, None), None, [conversation, pieces, attention], api_visibility="private")
+        told = [conversation, chat, pieces, attention]
+        chat.clear(lambda: (None, [], [], None), None, told, cancels=[running], api_visibility="private")
+        gr.on(
+            [image.change, model.change, max_slices.change],
+            lambda: (None, [], [], None, None, None),
+            None,
+            [*told, slices, pyramid],
+            cancels=[running],
+            api_visibility="private",
+        ).then(do.slices, subject, slices, api_name="slices", show_progress="minimal", concurrency_id="desk")
         draw.click(do.pyramid, subject, pyramid, api_name="pyramid", concurrency_id="desk")
         shown = [attention, pieces]
         wanted.submit(do.attention, [wanted, conversation], shown, api_name="attention", concurrency_id="desk")
@@ -229,16 +240,16 @@ def serve(
 
     Raises:
         OSError: if an example is not there, or the port is taken.
-        ValueError: if a model is no checkpoint.
+        ValueError: if an example is no image, or a model no checkpoint.
     """
     for path in examples:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no image file {path}.")
+        read_image(path, None)
     page = build_page(Desk(models), examples)
     _, url, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,
         share=False,
+        allowed_paths=[str(path) for path in examples],
         ssr_mode=False,
         footer_links=[],
         theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
