@@ -163,6 +163,8 @@ def good_requests() -> list[dict[str, Any]]:
         ask("Compare: ", picture(90, 200, 4), " and ", picture(200, 90, 5), "."),
         ask(image_part(data_url(encode(picture(150, 150, 6), "JPEG"), "image/jpeg")), "Describe.", max_tokens=20),
         ask(image_part(data_url(encode(picture(168, 112, 7), "WEBP"), "image/webp"), detail="low"), "Describe."),
+        ask(image_part(data_url(encode(picture(112, 168, 8))), detail="original"), "Describe."),
+        ask(image_part(data_url(encode(picture(112, 168, 9))), detail=None), "Describe."),
         {"messages": turns, "max_tokens": 9},
         ask("Where is red?", picture(120, 60, 8), stop=["a", "\n"], max_tokens=30),
         ask("Tell me a long story.", max_tokens=40),

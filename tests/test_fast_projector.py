@@ -168,6 +168,12 @@ def test_hooked_off_loaded_and_foreign_layers_are_called(monkeypatch):
     hooked.window_attention.key.register_forward_hook(lambda *_: None)
     assert not runs_reordered(monkeypatch, hooked, views)
 
+    for part in ("upsampler", "upsampler.stages.0"):
+        seen = small_projector()
+        calls = []
+        seen.get_submodule(part).register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        assert not runs_reordered(monkeypatch, seen, views) and len(calls) >= 2
+
     class Doubled(nn.Linear):
         def forward(self, states):
             return 2 * super().forward(states)

@@ -171,6 +171,48 @@ def test_beams_and_several_sequences_equal_their_samples(model, processor, optio
     assert torch.equal(together, one_by_one(model, processor, samples, **options))
 
 
+@pytest.fixture
+def process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}])
+def test_processes_that_work_together_answer_as_one_does(model, processor, request, options):
+    """There, `forward` encodes the images, which are repeated for the beams."""
+    samples = [*SAMPLES.values(), ("USER: <image>\n<image>\nWhich one? ASSISTANT:", [PLAIN, SLICED])]
+    expected = generate(model, processor, samples, **options)
+    request.getfixturevalue("process_group")
+    assert torch.equal(generate(model, processor, samples, **options), expected)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_states_and_attentions_are_the_language_models(model, processor, greedy, name):
+    text, images = SAMPLES[name]
+    inputs = processor(text=text, images=images or None, return_tensors="pt")
+    model.set_attn_implementation("eager")
+    options = {"return_dict_in_generate": True, "output_hidden_states": True, "output_attentions": True}
+    try:
+        output = model.generate(**inputs, **ANSWER, **options)
+    finally:
+        model.set_attn_implementation("sdpa")
+    length, layers = inputs["input_ids"].shape[1], model.config.text_config.num_hidden_layers
+    assert torch.equal(output.sequences[0, length:], greedy[name])
+    assert [len(states) for states in output.hidden_states] == [layers + 1] * ANSWER["max_new_tokens"]
+    assert output.hidden_states[0][0].shape == (1, length, model.config.text_config.hidden_size)
+    assert [len(weights) for weights in output.attentions] == [layers] * ANSWER["max_new_tokens"]
+    assert output.attentions[0][0].shape == (1, 2, length, length)
+
+
+def test_no_images_can_be_none_or_empty(model, processor, greedy):
+    inputs = processor(text=SAMPLES["no image"][0], return_tensors="pt")
+    empty = {"pixel_values": torch.zeros(0, 16, 3 * 14**2), "image_sizes": torch.zeros(0, 6, dtype=torch.long)}
+    for images in ({"pixel_values": None, "image_sizes": None}, empty):
+        answer = model.generate(**inputs, **images, **ANSWER)
+        assert torch.equal(answer[0, inputs["input_ids"].shape[1] :], greedy["no image"])
+
+
 def test_sampled_sequences_share_the_images_of_their_sample(model, processor):
     """At a temperature near zero every sampled sequence is the greedy one, so mixed-up images would show."""
     options = {"do_sample": True, "temperature": 1e-4, "num_return_sequences": 3}

@@ -100,6 +100,14 @@ def test_channel_order_can_be_given(processor):
     assert_equal(processor(ambiguous, input_data_format="channels_last"), expected)
 
 
+@pytest.mark.parametrize("order", [None, "channels_first", "channels_last"])
+def test_grey_needs_no_channel_order(processor, order):
+    grey = np.random.default_rng(1).integers(0, 256, (50, 40), dtype=np.uint8)
+    expected = processor(Image.fromarray(np.stack([grey] * 3, axis=-1)))
+    for array in (grey, torch.from_numpy(grey)):
+        assert_equal(processor([array], input_data_format=order), expected)
+
+
 @pytest.mark.parametrize("do_rescale", [True, False])
 def test_floats_are_in_the_unit_range_rescaled_or_not(processor, pixels, do_rescale):
     expected = processor(pixels)

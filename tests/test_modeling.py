@@ -234,6 +234,24 @@ def test_training_reaches_every_trained_parameter_also_without_images(tiny_model
     torch.testing.assert_close(loss, tiny_model.eval()(input_ids=text, labels=text).loss, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("frozen", [["vision_tower"], ["vision_tower", "language_model"]])
+def test_reentrant_checkpointing_trains_the_projector_of_a_frozen_tower(tiny_model, inputs, frozen):
+    for name, parameter in tiny_model.named_parameters():
+        parameter.requires_grad = not any(part in name for part in frozen)
+
+    def gradients(model):
+        torch.manual_seed(0)  # the up-sampler's dropout
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = gradients(copy.deepcopy(tiny_model).train())
+    tiny_model.train().gradient_checkpointing_enable({"use_reentrant": True})
+    checkpointed = gradients(tiny_model)
+    assert any("projector" in name for name in plain) and checkpointed.keys() == plain.keys()
+    for name, gradient in checkpointed.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_gradient_checkpointing_runs_every_part_twice_and_changes_no_gradient(tiny_model, inputs):
     def gradients_and_calls(model):
         calls = {}

@@ -168,8 +168,17 @@ def test_a_prompt_has_one_bos_token_whoever_tokenises_it(vicuna, picture):
 def test_templates_refuse_what_they_cannot_render(processors, name):
     with pytest.raises(jinja2.TemplateError, match="'tool'"):
         processors[name].apply_chat_template([{"role": "tool", "content": "x"}])
-    with pytest.raises(jinja2.TemplateError, match="'video'"):
-        processors[name].apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+    for beside in ([], [{"type": "image"}], [{"type": "image"}, {"type": "image"}]):
+        content = [*beside, {"type": "text", "text": "What?"}, {"type": "video"}]
+        with pytest.raises(jinja2.TemplateError, match="'video'"):
+            processors[name].apply_chat_template([{"role": "user", "content": content}])
+
+
+def test_what_the_model_cannot_read_is_refused(processors):
+    with pytest.raises(ValueError, match="leave `videos` out"):
+        processors["v1"](text="What?", videos=[np.zeros((2, 3, 28, 28), dtype=np.uint8)])
+    with pytest.raises(ValueError, match="Text 1 is a NoneType"):
+        processors["v1"](text=["What?", None])
 
 
 def test_plain_template_keeps_the_image_alone(processors):

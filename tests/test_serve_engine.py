@@ -1,6 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Parts of the server without HTTP: text as tokens come, sampling, batches, and what happens when one fails."""
 
+import asyncio
+import itertools
+import json
 import queue
 import random
 import sys
@@ -11,13 +14,16 @@ import torch
 from conftest import ROOT
 
 from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.serve.addresses import CheckedBackend
 from llava_uhd_v2_hf.serve.answers import AnswerText
+from llava_uhd_v2_hf.serve.downloads import Downloader
 from llava_uhd_v2_hf.serve.engine import Engine, Job, Piece, collate
 from llava_uhd_v2_hf.serve.errors import ApiError
 from llava_uhd_v2_hf.serve.limits import Limits
 from llava_uhd_v2_hf.serve.metrics import Metrics
-from llava_uhd_v2_hf.serve.prompts import Prompt
+from llava_uhd_v2_hf.serve.prompts import DECODERS, Prompt, PromptMaker
 from llava_uhd_v2_hf.serve.sampling import DrawnTokens, Sampler, make_sampler
+from llava_uhd_v2_hf.serve.schema import parse_request
 from llava_uhd_v2_hf.serve.server import load_folded
 
 
@@ -240,10 +246,40 @@ def test_a_cancelled_job_that_waits_is_not_begun(engine, answers_alone):
     engine.max_batch = 1
     engine.submit(running.job)
     engine.submit(waiting.job)
-    waiting.job.cancel()
+    engine.withdraw(waiting.job)
+    assert waiting.job not in engine._waiting
     assert running.result()[1].finish == "length"
     assert answer_all(engine, Client(prompt_of(answers_alone, REQUESTS[0])))[0][0] == answers_alone.answer(REQUESTS[0])
     assert waiting.got.empty() and waiting.job.tokens == 0
+
+
+def test_few_requests_have_decoded_images_at_a_time(answers_alone, monkeypatch):
+    changes = []
+    decode, make = PromptMaker._decode, PromptMaker._process
+
+    def count(self, data, place):
+        image = decode(self, data, place)
+        changes.append(1)
+        return image
+
+    def let_go(self, request, files):
+        prompt = make(self, request, files)
+        changes.append(-prompt.num_images)
+        return prompt
+
+    monkeypatch.setattr(PromptMaker, "_decode", count)
+    monkeypatch.setattr(PromptMaker, "_process", let_go)
+    maker = PromptMaker(answers_alone.processor, 4096, Limits(), Downloader(CheckedBackend()))
+    image = picture(300, 200)
+    request = parse_request(json.dumps({"model": "m", **ask("What?", image, image, image)}).encode())
+
+    async def make_all():
+        return await asyncio.gather(*(maker.make(request) for _ in range(12)))
+
+    prompts = asyncio.run(make_all())
+    assert {prompt.num_images for prompt in prompts} == {3}
+    held = list(itertools.accumulate(changes))
+    assert max(held) <= 3 * DECODERS and held[-1] == 0
 
 
 def test_the_projector_is_folded_once(talker, answers_alone, tokenizer, monkeypatch):

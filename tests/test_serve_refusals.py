@@ -227,7 +227,7 @@ def slow_pictures():
 
 def test_limits_of_downloads(client, slow_pictures):
     error = refusal(client, ask(image_part(f"{slow_pictures}/endless")))[1]
-    assert "larger than 5000 bytes" in error["message"]
+    assert "larger than the 5000 bytes left for it" in error["message"]
     start = time.monotonic()
     status, error = refusal(client, ask(image_part(f"{slow_pictures}/slow")))
     assert status == 400 and "within 1 seconds" in error["message"]

@@ -89,7 +89,7 @@ def pages():
 def fetch(url, allow=is_public, seconds=20):
     async def run():
         async with asyncio.timeout(seconds):
-            return await Downloader(CheckedBackend(allow), max_bytes=100).fetch(url)
+            return await Downloader(CheckedBackend(allow)).fetch(url, max_bytes=100)
 
     return asyncio.run(run())
 

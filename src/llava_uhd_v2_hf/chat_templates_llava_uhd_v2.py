@@ -19,6 +19,9 @@ _PRELUDE = """\
 {%- macro render(content) -%}
     {%- if content is string -%}
         {{- content -}}
+    {%- elif content | map(attribute="type") | select("in", ["image", "text"]) | list | length < content | length -%}
+        {%- set others = content | map(attribute="type") | reject("in", ["image", "text"]) -%}
+        {{- raise_exception("A content entry is of type '" ~ others | first ~ "'; use 'text' or 'image'.") -}}
     {%- elif content | selectattr("type", "equalto", "image") | list | length == 1 -%}
         {%- set text = content | selectattr("type", "equalto", "text") | map(attribute="text") | join -%}
         {{- ("<image>\\n" ~ text.strip()).strip() -}}
@@ -26,10 +29,8 @@ _PRELUDE = """\
         {%- for entry in content -%}
             {%- if entry.type == "image" -%}
                 {{- "<image>\\n" -}}
-            {%- elif entry.type == "text" -%}
-                {{- entry.text -}}
             {%- else -%}
-                {{- raise_exception("A content entry is of type '" ~ entry.type ~ "'; use 'text' or 'image'.") -}}
+                {{- entry.text -}}
             {%- endif -%}
         {%- endfor -%}
     {%- endif -%}

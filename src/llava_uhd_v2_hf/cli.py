@@ -244,7 +244,9 @@ def serve(
         int | None, typer.Option(min=1, help="Longest prompt, with its images.", show_default="what the model reads")
     ] = Limits.prompt_tokens,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = Limits.answer_tokens,
-    max_download_bytes: Annotated[int, typer.Option(min=1, help="Image behind a URL.")] = Limits.download_bytes,
+    max_download_bytes: Annotated[
+        int, typer.Option(min=1, help="All images of a request behind URLs.")
+    ] = Limits.download_bytes,
     download_seconds: Annotated[float, typer.Option(help="For all images of a request.")] = Limits.download_seconds,
     body_seconds: Annotated[float, typer.Option(help="For the body of a request.")] = Limits.body_seconds,
     stop_seconds: Annotated[float, typer.Option(help="For requests in hand, when stopped.")] = Limits.stop_seconds,

@@ -91,9 +91,8 @@ def read_pixels(
             raise ValueError(f"it has {pixels.shape[-1]} channels, not 3; set `do_convert_rgb=True`.")
     height, width, channels = pixels.shape
     _check_size(height, width, max_pixels)  # of a file again: an icon can hold more than its header says
-    if channels == 1:
-        pixels = np.broadcast_to(pixels, (height, width, 3))
-    return _to_unit_or_8_bits(pixels[..., :3])
+    pixels = _to_unit_or_8_bits(pixels[..., :3])
+    return np.broadcast_to(pixels, (height, width, 3)) if channels == 1 else pixels
 
 
 def open_image(data: bytes, formats: Sequence[str] | None = None) -> ImageFile.ImageFile:
@@ -204,7 +203,8 @@ def _to_channels_last(image: Any, input_data_format: str | ChannelDimension | No
     if is_torch_tensor(image):
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
-    if input_data_format is None:
+    was_grey = image.shape[0] == 1 and image.shape[-1] not in (1, 3, 4)  # see `as_image`
+    if input_data_format is None or was_grey:
         try:
             input_data_format = infer_channel_dimension_format(image, num_channels=(1, 3, 4))
         except ValueError as error:
@@ -225,7 +225,7 @@ def _to_unit_or_8_bits(pixels: np.ndarray) -> np.ndarray:
     if kind == "b":
         return pixels.astype(np.uint8) * 255
     if kind == "u" and pixels.dtype.itemsize == 2:
-        return np.round(pixels / 257).astype(np.uint8)  # 65535 = 257 * 255
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 257 * 255
     if kind not in "uif":
         raise ValueError(f"its values are of type {pixels.dtype}; pass integers from 0 to 255 or floats in [0, 1].")
     smallest, largest = pixels.min(), pixels.max()

@@ -20,7 +20,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .geometry_llava_uhd_v2 import SlicePlan, token_layout
+from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens, token_layout
 from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
 from .projector_llava_uhd_v2 import LlavaUhdV2Projector
 from .text_llava_uhd_v2 import build_lm_head, scale_logits
@@ -142,6 +142,11 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
             projector.unfold()
 
 
+def processes_work_together() -> bool:
+    """Whether there is a process group; some builds of PyTorch have none at all."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
     """The vision encoder and the base of the language model, without its head."""
 
@@ -157,8 +162,6 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         self,
         pixel_values: torch.Tensor | list[torch.Tensor],
         image_sizes: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -168,9 +171,8 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             pixel_values: (i, p_max, 3 * patch * patch), or a list of such rows of unequal length: the patches of each
                 image, view by view, as the image processor packs them.
             image_sizes: (i, 6), the slice plan of each image as the image processor returns it.
-            output_hidden_states: whether to return the tower's hidden states.
-            output_attentions: whether to return the tower's attention weights (with the `eager` implementation).
-            kwargs: handed to the tower's layers.
+            kwargs: `output_hidden_states` and `output_attentions`, whether to return the tower's (the weights with the
+                `eager` implementation); the rest is handed to the tower's layers.
 
         Returns:
             `pooler_output`: a list with one (n_i, d) tensor an image, separators included, in the order in which they
@@ -182,15 +184,15 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         """
         plans = self._read_plans(pixel_values, image_sizes)
         dtype = self.visual.projector.window_attention.queries.dtype
-        config = self.config.vision_config
+        # no parameters of the method: `generate` would take them away from the language model
+        asked = {key: kwargs.pop(key, None) for key in ("output_hidden_states", "output_attentions")}
         zero3 = self.training and is_deepspeed_zero3_enabled()
         encoded = self.visual(
             [row.to(dtype) for row in pixel_values],
             plans,
             # DeepSpeed adds up a unit's gradients over the processes when that of its input is there
             torch.zeros((), dtype=dtype, device=pixel_values[0].device, requires_grad=True) if zero3 else None,
-            output_hidden_states=config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-            output_attentions=config.output_attentions if output_attentions is None else output_attentions,
+            **{key: getattr(self.config.vision_config, key) if asked[key] is None else asked[key] for key in asked},
             **kwargs,
         )
         query_grid = tuple(self.config.projector_config.query_grid)
@@ -231,6 +233,13 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
                 )
         return plans
 
+    def find_image_tokens(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Where the image tokens stand, by one of the two: (b, n)."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
@@ -239,11 +248,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         Raises:
             ValueError: if the prompt has more or fewer image tokens than the images, with both counts.
         """
-        if input_ids is not None:
-            mask = input_ids == self.config.image_token_id
-        else:
-            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        mask = self.find_image_tokens(input_ids, inputs_embeds)
         torch_compilable_check(
             mask.sum() == len(image_features),
             lambda: (
@@ -252,6 +257,30 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             ),
         )
         return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    def group_images(self, image_sizes: torch.Tensor, counts: list[int], times: int) -> list[int]:
+        """The images' numbers, those of each prompt `times` times, one group after the other.
+
+        Args:
+            image_sizes: (i, 6), the slice plans.
+            counts: image tokens of each prompt.
+            times: how often each prompt is repeated.
+        """
+        query_grid, layout = tuple(self.config.projector_config.query_grid), self.config.token_layout
+        plans = [
+            SlicePlan.from_image_size(row, self.config.vision_config.patch_size)
+            for row in torch.as_tensor(image_sizes).tolist()
+        ]
+        tokens = [num_image_tokens(plan, query_grid=query_grid, layout=layout) for plan in plans]
+        order, image = [], 0
+        for count in counts:
+            group = []
+            while count > 0 and image < len(tokens):
+                group.append(image)
+                count -= tokens[image]
+                image += 1
+            order += group * times
+        return order
 
     def _refuse_image_tokens(self, input_ids: torch.Tensor | None):
         """Raises a ValueError if a prompt has image tokens while there is no image; skips the steps of decoding."""
@@ -324,7 +353,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         else:
             self._refuse_image_tokens(input_ids)
             # vLLM too has processes, but embeds prompts itself, and no process of it waits for the images of another
-            may_be_sharded = input_ids is not None and torch.distributed.is_initialized()
+            may_be_sharded = input_ids is not None and processes_work_together()
             # last the length of a static cache, on which compiled code can't branch
             if (self.training or may_be_sharded) and (cache is None or cache.get_seq_length() == 0):
                 inputs_embeds = self._touch_vision(inputs_embeds)
@@ -406,9 +435,34 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
         """Lets `forward` encode the images where processes work together: there, those without any take part."""
-        if torch.distributed.is_initialized():
+        pixel_values = model_kwargs.get("pixel_values")
+        if pixel_values is None or not len(pixel_values):
+            model_kwargs = {
+                key: model_kwargs[key] for key in model_kwargs if key not in ("pixel_values", "image_sizes")
+            }
+        if processes_work_together():
             return model_kwargs
         return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
+        """As transformers', and repeats images that `forward` is to encode, all of a prompt at a time."""
+        images = {key: kwargs.pop(key) for key in ("pixel_values", "image_sizes") if key in kwargs}
+        if images and expand_size > 1:
+            ids = input_ids if input_ids is not None and input_ids.numel() else None
+            marks = self.model.find_image_tokens(ids, kwargs.get("inputs_embeds")).sum(-1).tolist()
+            order = self.model.group_images(images["image_sizes"], marks, expand_size)
+            images = {
+                key: value[order] if isinstance(value, torch.Tensor) else [value[index] for index in order]
+                for key, value in images.items()
+            }
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs | images
 
     @merge_with_config_defaults
     @can_return_tuple

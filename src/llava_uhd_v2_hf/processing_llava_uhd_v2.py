@@ -167,8 +167,17 @@ class LlavaUhdV2Processor(ProcessorMixin):
             kwargs: handed to `ProcessorMixin`.
 
         Raises:
-            ValueError: if the texts mark more or fewer images than there are, or there is neither text nor image.
+            ValueError: if the texts mark more or fewer images than there are, there is neither text nor image, a text
+                is no string, or there are videos or audio.
         """
+        for kind in ("videos", "audio"):
+            if kwargs.get(kind) is not None:
+                raise ValueError(f"The model reads text and images; leave `{kind}` out, or pass frames as images.")
+        for index, sample in enumerate(text or ()):
+            if not isinstance(sample, str):
+                raise ValueError(
+                    f"Text {index} is a {type(sample).__name__}; `text` must be a string or a list of them."
+                )
         if text is not None:
             self._check_image_counts(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)

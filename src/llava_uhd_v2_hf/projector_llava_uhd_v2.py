@@ -57,8 +57,12 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
-        # one by one: reentrant checkpointing doesn't look into lists
-        return super().__call__(*features, *pixels, plain=plain)
+        # reentrant checkpointing doesn't look into lists, and what it returns has a gradient only if an input has one
+        first, *others = [*features, *pixels]
+        reentrant = getattr(getattr(self, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant")
+        if self.training and self.gradient_checkpointing and reentrant and torch.is_grad_enabled():
+            first = first if first.requires_grad else first.detach().requires_grad_()
+        return super().__call__(first, *others, plain=plain)
 
     def forward(self, *tensors: torch.Tensor, plain: bool = False) -> tuple[torch.Tensor, ...]:
         """As a call, whose lists come one tensor after the other.
@@ -94,7 +98,8 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
     def can_reorder(self) -> bool:
         """Whether every layer whose weight the other order reads is an ordinary one."""
         attention = self.window_attention
-        hooked = bool(attention._forward_pre_hooks or attention._forward_hooks) or "forward" in vars(attention)
+        called = (attention, self.upsampler, *getattr(self.upsampler, "stages", ()))
+        hooked = any(part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part) for part in called)
         return not hooked and all(map(has_plain_weights, folded_layers(self.upsampler, attention)))
 
     def call_layers(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

@@ -24,15 +24,13 @@ class Downloader:
 
     Args:
         backend: makes the connections, and refuses those that must not be made.
-        max_bytes: largest file, in bytes.
     """
 
-    def __init__(self, backend: AsyncNetworkBackend, max_bytes: int):
+    def __init__(self, backend: AsyncNetworkBackend):
         self.backend = backend
-        self.max_bytes = max_bytes
 
-    async def fetch(self, url: str) -> bytes:
-        """The file at a URL, or where it redirects to; the caller limits the time.
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        """The file at a URL, or where it redirects to, of so many bytes at most; the caller limits the time.
 
         Raises:
             ValueError: if the URL is none of http or https, its host is refused or doesn't answer as it should, or
@@ -46,22 +44,23 @@ class Downloader:
                     async with pool.stream("GET", url, headers=[(b"Host", host), *HEADERS]) as response:
                         target = _redirect_of(response)
                         if target is None:
-                            return await self._read(response)
+                            return await _read(response, max_bytes)
                     url = urljoin(url, target)
         except (ConnectError, NetworkError, ProtocolError, TimeoutException) as error:
             raise ValueError(f"downloading it failed ({error or type(error).__name__}).") from error
         raise ValueError(f"it redirects more than {REDIRECTS} times.")
 
-    async def _read(self, response: Response) -> bytes:
-        if response.status != 200:
-            raise ValueError(f"downloading it failed (status {response.status}).")
-        data = bytearray()
-        async with aclosing(response.aiter_stream()) as chunks:
-            async for chunk in chunks:
-                data += chunk
-                if len(data) > self.max_bytes:
-                    raise ValueError(f"it is larger than {self.max_bytes} bytes; make it smaller.")
-        return bytes(data)
+
+async def _read(response: Response, max_bytes: int) -> bytes:
+    if response.status != 200:
+        raise ValueError(f"downloading it failed (status {response.status}).")
+    data = bytearray()
+    async with aclosing(response.aiter_stream()) as chunks:
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > max_bytes:
+                raise ValueError(f"it is larger than the {max_bytes} bytes left for it; make it smaller.")
+    return bytes(data)
 
 
 def _check_url(url: str) -> None:

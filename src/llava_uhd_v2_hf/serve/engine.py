@@ -62,10 +62,6 @@ class Job:
         self.done = False
         self.tokens = 0
 
-    def cancel(self) -> None:
-        """Gives up the answer: nobody reads it any more."""
-        self.done = True
-
     def fail(self, error: ApiError) -> None:
         """Ends the answer with an error, if it is not at its end."""
         if not self.done:
@@ -177,6 +173,14 @@ class Engine:
             self.metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
+    def withdraw(self, job: Job) -> None:
+        """Gives up a job, waiting or running: nobody reads its answer any more."""
+        job.done = True
+        with self._changed:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self.metrics.waiting.set(len(self._waiting))
+
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """While this lasts, a job is on its way: the next batch waits for it, though not for long."""
@@ -215,8 +219,7 @@ class Engine:
                 self._changed.wait_for(lambda: self._closed or self._waiting)
                 self._changed.wait_for(self._is_full, COMPANY_SECONDS)
                 self._changed.wait_for(lambda: self._is_full() or not self._expected, EXPECTED_SECONDS)
-                taken = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
-                self._running = [job for job in taken if not job.done]
+                self._running = [self._waiting.popleft() for _ in range(min(self.max_batch, len(self._waiting)))]
                 self.metrics.waiting.set(len(self._waiting))
                 if self._running:
                     return self._running

@@ -18,7 +18,7 @@ class Limits:
         requests: requests at a time: being read, prepared, waiting or being answered.
         body_seconds: time for the body of a request to arrive, in seconds.
         download_seconds: time for all images of a request to arrive from their URLs, in seconds.
-        download_bytes: largest image behind a URL, in bytes.
+        download_bytes: all images of a request that are behind URLs, in bytes.
         stop_seconds: time for the requests in hand when the server is told to stop, in seconds.
 
     Raises:
@@ -34,7 +34,7 @@ class Limits:
     requests: int = 64
     body_seconds: float = 30.0
     download_seconds: float = 15.0
-    download_bytes: int = 20 << 20
+    download_bytes: int = 32 << 20
     stop_seconds: float = 30.0
 
     def __post_init__(self):

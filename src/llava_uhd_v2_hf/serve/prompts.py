@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jinja2
@@ -24,7 +23,7 @@ from .schema import ChatRequest, ImagePart, ImageURL, Message, TextPart
 
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-DECODERS = 4  # images that are decoded at a time, of all requests
+DECODERS = 4  # requests whose images are decoded and cut at a time
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,11 @@ class PromptMaker:
             )
         try:
             async with asyncio.timeout(self.limits.download_seconds):
-                files = [await self._fetch(source, place) for place, source in places]
+                files = await self._fetch_all(places)
         except TimeoutError:
             seconds = self.limits.download_seconds
             raise ApiError(400, f"Its images didn't arrive within {seconds:g} seconds.", param="messages") from None
-        run = partial(to_thread.run_sync, limiter=self._decoders)
-        images = [await run(self._decode, data, place) for data, (place, _) in zip(files, places)]
-        return await run(self._process, request, images)
+        return await to_thread.run_sync(self._process, request, files, limiter=self._decoders)
 
     def _check_texts(self, request: ChatRequest) -> None:
         """Refuses what must not, or need not, come to the tokenizer.
@@ -122,17 +119,23 @@ class PromptMaker:
             param = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
             raise ApiError(400, f"`{param}` is {asked}; this server's answers have {limit} at most.", param=param)
 
-    async def _fetch(self, source: ImageURL, place: str) -> bytes:
-        with naming_image(place):
-            if source.url.startswith("data:"):
-                return await to_thread.run_sync(decode_data_url, source.url)
-            return await self.downloader.fetch(source.url)
+    async def _fetch_all(self, places: list[tuple[str, ImageURL]]) -> list[bytes]:
+        files, left = [], self.limits.download_bytes
+        for place, source in places:
+            with naming_image(place):
+                if source.url.startswith("data:"):
+                    files.append(await to_thread.run_sync(decode_data_url, source.url))
+                else:
+                    files.append(await self.downloader.fetch(source.url, left))
+                    left -= len(files[-1])
+        return files
 
     def _decode(self, data: bytes, place: str) -> Image.Image:
         with naming_image(place):
             return Image.fromarray(read_pixels(open_image(data, formats=FORMATS), max_pixels=self.limits.image_pixels))
 
-    def _process(self, request: ChatRequest, images: list[Image.Image]) -> Prompt:
+    def _process(self, request: ChatRequest, files: list[bytes]) -> Prompt:
+        images = [self._decode(data, place) for data, (place, _) in zip(files, image_places(request), strict=True)]
         limits = [
             1 if source.detail == "low" else self.processor.image_processor.max_slices
             for _, source in image_places(request)

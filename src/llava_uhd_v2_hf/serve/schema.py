@@ -58,7 +58,7 @@ class ImageURL(Part):
     """Where an image is, and whether it is cut into slices."""
 
     url: str = Field(min_length=1)
-    detail: Literal["auto", "low", "high"] = "auto"
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(Part):

@@ -141,7 +141,7 @@ def build_service(
     return Service(
         name=default_name(model),
         created=int(time.time()),
-        prompts=PromptMaker(processor, context, limits, Downloader(backend, limits.download_bytes)),
+        prompts=PromptMaker(processor, context, limits, Downloader(backend)),
         engine=Engine(network, copy.deepcopy(processor.tokenizer), limits.batch, metrics),
         metrics=metrics,
         limits=limits,

@@ -80,7 +80,7 @@ class Service:
             )
 
     async def answer(self, request: ChatRequest, prompt: Prompt, label: str) -> AsyncGenerator[Piece]:
-        """The pieces of an answer; the job is cancelled when no more are asked for.
+        """The pieces of an answer; the job is withdrawn when no more are asked for.
 
         Args:
             request: says how to answer.
@@ -113,7 +113,7 @@ class Service:
                     return
                 yield piece
         finally:
-            job.cancel()
+            self.engine.withdraw(job)
             self._book(prompt, job.tokens, end, time.monotonic() - start, label)
 
     def _book(self, prompt: Prompt, tokens: int, end: str, seconds: float, label: str) -> None:
