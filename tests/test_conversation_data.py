@@ -122,6 +122,16 @@ def test_lines_of_jsonl(tmp_path):
     assert answers(data[n] for n in range(2)) == ["answer 0", "answer 1"]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_byte_order_mark_changes_nothing(tmp_path, name):
+    """Windows writes one."""
+    lines = [json.dumps(record(number) | {"id": "Größe"}, ensure_ascii=False) for number in range(3)]
+    path = tmp_path / name
+    path.write_text(f"[{', '.join(lines)}]" if name == "a.json" else "\n".join(lines), encoding="utf-8-sig")
+    data = ConversationDataset(ConversationData(source=str(path)))
+    assert answers(data[n] for n in range(3)) == ["answer 0", "answer 1", "answer 2"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

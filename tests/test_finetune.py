@@ -212,6 +212,13 @@ def test_a_stream_trains_and_goes_on(tiny_checkpoint, tmp_path, monkeypatch):
     train("pretrain", tiny_checkpoint, tmp_path / "rows.parquet", tmp_path / "b", *more)
     assert logged(tmp_path / "a", 4) == logged(tmp_path / "b", 4)
 
+    rows[0]["image"] = str(tmp_path / "gone.png")
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "gaps.parquet")
+    output = train(
+        "pretrain", tiny_checkpoint, tmp_path / "gaps.parquet", tmp_path / "c", *more, "data.missing_images=skip"
+    )
+    assert logged(output, 4, "dropped_missing_images")[4] >= 1
+
 
 # Evaluation
 
@@ -222,6 +229,25 @@ def test_exact_match_is_logged_while_it_trains(tiny_checkpoint, samples, tmp_pat
     output = train("sft", tiny_checkpoint, samples, tmp_path / "out", *more, "training.save_steps=3")
     assert logged(output, 3, "eval_exact_match") == {2: 0, 3: 0}  # three steps teach nothing
     assert "| exact match on samples.json after step 3 | 0.0000 |" in (output / "README.md").read_text()
+
+
+def test_answers_in_parts_are_compared_too(tiny_checkpoint, samples, tmp_path):
+    held_out = [
+        {
+            "messages": [
+                {"role": "user", "content": record["conversations"][0]["value"]},
+                {"role": "assistant", "content": [{"type": "text", "text": record["conversations"][1]["value"]}]},
+            ],
+            "images": [record["image"]],
+        }
+        for record in json.loads(samples.read_text())
+        if "image" in record
+    ]
+    path = samples.with_name("in_parts.json")
+    path.write_text(json.dumps(held_out))
+    more = [f"evaluation.data.source={path}", "evaluation.max_new_tokens=4", "evaluation.samples=2"]
+    output = train("sft", tiny_checkpoint, samples, tmp_path / "out", *more, "training.eval_strategy=epoch")
+    assert (output / "config.json").is_file()
 
 
 def test_answers_are_compared_without_case_and_space():
@@ -258,6 +284,11 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
     with pytest.raises(ValueError, match="can't be grouped by length; set `training.train_sampling_strategy`=random"):
         more = ["data.streaming=true", "training.train_sampling_strategy=group_by_length"]
         make_recipe("sft", tiny_checkpoint, samples, out, *more)
+    with pytest.raises(ValueError, match="The section `evaluation` needs `training.eval_strategy`"):
+        make_recipe("sft", tiny_checkpoint, samples, out, f"evaluation.data.source={samples}")
+    with pytest.raises(ValueError, match=r"32 samples in batches of 64 make 1 step.*would change no weight"):
+        few = ["batch_size=64", "training.max_steps=-1", "training.num_train_epochs=1", "training.warmup_steps=0.03"]
+        train("sft", tiny_checkpoint, samples, out, *few)
     with pytest.raises(ValueError, match="'steps' needs the section `evaluation`"):
         make_recipe("sft", tiny_checkpoint, samples, out, "training.eval_strategy=steps", "training.eval_steps=1")
     with pytest.raises(ValueError, match="`parts.language_model.learning_rate` must be at least 0, got -1.0"):
@@ -273,6 +304,22 @@ def test_another_recipe_or_model_does_not_go_on(pretrained, tiny_checkpoint, sam
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     with pytest.raises(ValueError, match=r"another recipe \(model, data differ\)"):
         train("pretrain", other, samples, pretrained, *more, "data.max_length=99")
+
+
+def test_a_result_without_checkpoints_is_not_overwritten_by_another_recipe(
+    pretrained, tiny_checkpoint, samples, tmp_path
+):
+    done = shutil.copytree(pretrained, tmp_path / "done", ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
+    more = ["training.report_to=tensorboard", "training.save_steps=3", "training.learning_rate=0.1"]
+    with pytest.raises(ValueError, match=r"another recipe \(training.learning_rate differ\)"):
+        train("pretrain", tiny_checkpoint, samples, done, *more)
+    assert {path.name: path.stat().st_mtime_ns for path in done.iterdir()} == before
+
+
+def test_warm_up_alone_is_warned_of(tiny_checkpoint, samples, tmp_path, caplog):
+    train("pretrain", tiny_checkpoint, samples, tmp_path / "out", "training.warmup_steps=3", "training.max_steps=3")
+    assert "All of the training is warm-up" in caplog.text
 
 
 def test_a_disk_that_is_too_small_is_named_in_time(tiny_checkpoint, samples, tmp_path, caplog, monkeypatch):

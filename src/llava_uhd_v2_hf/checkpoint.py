@@ -46,7 +46,12 @@ def check_checkpoint(model: str) -> str:
         ValueError: if it is neither a folder with a config.json nor a Hub id, or holds another kind of model.
     """
     if is_adapter(model):
-        model = base_of(model)
+        base = base_of(model)
+        try:
+            return check_checkpoint(base)
+        except (OSError, ValueError) as error:
+            reason = f"The checkpoint of the adapter {model}, its `base_model_name_or_path`, can't be used: {error}"
+            raise (ValueError if isinstance(error, ValueError) else OSError)(reason) from error
     config_file = Path(model) / "config.json"
     if Path(model).is_dir():
         if not config_file.is_file():

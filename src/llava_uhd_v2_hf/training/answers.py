@@ -53,6 +53,12 @@ def generate_answers(
         model.train(training)
 
 
+def text_of(message: dict[str, Any]) -> str:
+    """What a message says, whether as a string or in parts."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
+
+
 def is_exact(answer: str, expected: str) -> bool:
     """Whether two answers are the same but for case and space around them."""
     return answer.strip().casefold() == expected.strip().casefold()
@@ -102,7 +108,7 @@ class HeldOutAnswers:
             answers = generate_answers(
                 model, self.processor, batch, max_new_tokens=self.max_new_tokens, max_slices=self.max_slices
             )
-            expected = [sample["messages"][-1]["content"] for sample in batch[: len(numbers)]]
+            expected = [text_of(sample["messages"][-1]) for sample in batch[: len(numbers)]]
             right += sum(map(is_exact, answers, expected))
         total = accelerator.reduce(torch.tensor(right, device=accelerator.device))
         return total.item() / self.count

@@ -2,6 +2,7 @@
 """Stages 1 and 2 (paper 4.1): pre-training of the window attention, and fine-tuning, on transformers' `Trainer`."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoProcessor, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import ADAPTER_CONFIG_NAME, logging
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
 from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
 from ..checkpoint import base_of, check_checkpoint, is_adapter
@@ -72,6 +73,27 @@ def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
     if recipe.data.streaming:
         args.ignore_data_skip = True  # the stream begins where it stopped
     return args
+
+
+def check_warmup(args: TrainingArguments, batch_size: int, samples: int) -> None:
+    """Looks whether a training gets past its warm-up, in whose first step the learning rate is 0.
+
+    Raises:
+        ValueError: if that is its only step.
+    """
+    steps = (
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(samples / batch_size))
+    )
+    warmup = 0 if args.lr_scheduler_type == SchedulerType.CONSTANT else args.get_warmup_steps(steps)
+    if warmup < steps:
+        return
+    message = (
+        f"All of the training is warm-up: {samples} samples in batches of {batch_size} make {steps} step(s), of "
+        f"which {warmup} warm up. Lower `batch_size` or `training.warmup_steps`, or raise `training.num_train_epochs`."
+    )
+    if steps == 1:
+        raise ValueError(f"{message} Now it would change no weight.")
+    logger.warning(message)
 
 
 def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: TrainingArguments) -> nn.Module:
@@ -253,12 +275,15 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     check_checkpoint(recipe.model)
     folder = Path(args.output_dir)
     checkpoint = checkpoint_to_resume(args)
+    if checkpoint is not None or (folder / CONFIG_NAME).exists() or (folder / ADAPTER_CONFIG_NAME).exists():
+        check_same_recipe(folder, values, SAME)
     if checkpoint is not None:
-        check_same_recipe(checkpoint.parent, values, SAME)
         logger.warning(f"Going on from {checkpoint}.")
 
     set_seed(args.seed)
     dataset = open_data(recipe, args, checkpoint)
+    if isinstance(dataset, ConversationDataset):
+        check_warmup(args, recipe.batch_size, len(dataset))
     trainer = build_trainer(recipe, stage, args, plan, dataset)
     if args.should_save:
         print(describe_plan(trainer.model, plan))

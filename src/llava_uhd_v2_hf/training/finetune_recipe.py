@@ -164,6 +164,8 @@ class FinetuneRecipe:
             raise ValueError(
                 "`data.streaming`=true can't be grouped by length; set `training.train_sampling_strategy`=random."
             )
+        if self.training.eval_strategy == "no" and self.evaluation is not None:
+            raise ValueError("The section `evaluation` needs `training.eval_strategy`, steps for example.")
         if self.training.eval_strategy != "no" and self.evaluation is None:
             raise ValueError(
                 f"`training.eval_strategy`='{self.training.eval_strategy.value}' needs the section `evaluation`."

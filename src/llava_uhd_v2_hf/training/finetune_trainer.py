@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME, logging
 from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .answers import HeldOutAnswers
 from .collation import ConversationCollator
+from .conversation_stream import ConversationStream
 from .lengths import ModalityLengthSampler
 from .parts import PartPlan, apply_plan, optimizer_groups, trained_names
 
@@ -92,9 +93,11 @@ class FinetuneTrainer(Trainer):
         return batches, None if tokens is None else torch.as_tensor(tokens).clamp(min=1)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the samples that the collator has dropped, of all processes."""
+        """Adds the samples that collator and stream have dropped, of all processes."""
         if "loss" in logs:
             counts = self.data_collator.counts.totals()
+            if isinstance(self.train_dataset, ConversationStream):
+                counts |= self.train_dataset.counts.totals()
             totals = self.accelerator.reduce(torch.tensor(list(counts.values()), device=self.args.device))
             logs |= {f"dropped_{name}": total for name, total in zip(counts, totals.tolist()) if total}
         super().log(logs, *args, **kwargs)

@@ -13,8 +13,8 @@ from .finetune_recipe import FinetuneParts
 
 
 # What a stage trains where the recipe doesn't say otherwise. Pre-training (paper 4.1): the window attention, and, as
-# the released code does, its position table. Fine-tuning: everything but visual detail injection (paper 4.1); whether
-# its fix-up and the position table are trained differs between the released trainings.
+# the released code does, its position table. Fine-tuning: everything but visual detail injection (paper 4.1); the
+# released trainings train its fix-up too, and differ in the position table.
 STAGES = {
     "pretrain": ("window_attention", "positions"),
     "sft": ("vision_tower", "window_attention", "language_model"),

@@ -77,7 +77,7 @@ def _json_spans(path: str) -> Iterator[tuple[int, int, int]]:
     text = Path(path).read_bytes().decode("utf-8")
     decoder = json.JSONDecoder()
     place, start, line = 0, 0, 1  # in characters, in bytes, in lines
-    position = _skip_space(text, 0)
+    position = _skip_space(text, int(text.startswith("\ufeff")))  # a byte-order mark
     try:
         if text[position : position + 1] != "[":
             raise json.JSONDecodeError("the file must be a list of records", text, position)

@@ -1,7 +1,6 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """An image of a sample: where it is, its size, and its picture. Nothing is decoded before it must be."""
 
-import base64
 import os
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ..image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..image_loading_llava_uhd_v2 import open_image as read_header
 from ..image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .pre_resize import pre_resized
 
@@ -56,7 +56,7 @@ def open_image(image: Any) -> Image.Image:
         ValueError: if it can't be opened.
     """
     if isinstance(image, bytes):
-        return as_image(base64.b64encode(image).decode())
+        return read_header(image)
     return as_image(image if isinstance(image, Image.Image) or is_url(image) else Path(image))
 
 

@@ -5,7 +5,6 @@ Sample n of a training depends on the seed and on n alone, whichever process or 
 read is replaced by the next one that can, and named.
 """
 
-import base64
 import functools
 import itertools
 import json
@@ -19,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..image_loading_llava_uhd_v2 import as_image, open_image, read_pixels
 from ..image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .vdim_recipe import NORMALISATIONS, VdimData
 
@@ -151,7 +150,7 @@ def read_square(entry: str | bytes, data: VdimData) -> torch.Tensor:
     Raises:
         ValueError: if it can't be read.
     """
-    opened = as_image(base64.b64encode(entry).decode() if isinstance(entry, bytes) else Path(entry))
+    opened = open_image(entry) if isinstance(entry, bytes) else as_image(Path(entry))
     pixels = read_pixels(opened, max_pixels=LlavaUhdV2ImageProcessor.max_image_pixels)
     if pixels.dtype != np.uint8:
         pixels = (pixels * 255).round().astype(np.uint8)
