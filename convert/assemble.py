@@ -27,7 +27,14 @@ from checkpoint_folder import (
     write_record,
 )
 from convert_checkpoint import choose_dtype, converted_tensor
-from processor_files import IMAGE_TOKEN, MAX_SLICES, build_generation_config, build_processor, load_tokenizer
+from processor_files import (
+    IMAGE_TOKEN,
+    MAX_SLICES,
+    build_generation_config,
+    build_processor,
+    copy_sentencepiece,
+    load_tokenizer,
+)
 from released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -137,6 +144,7 @@ def assemble(
         build_generation_config(text_model, config, tokenizer, text_rows).save_pretrained(folder)
         values = {"max_slices": max_slices, **_normalisation(vision_tower)}
         build_processor(config, tokenizer, **values).save_pretrained(folder)
+        copy_sentencepiece(text_model, folder)
         config.to_json_file(folder / f"config.json{PARTIAL}")
         sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
         for part, path in (("vision_tower", vision_tower), ("text_model", text_model)):

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 
@@ -69,6 +71,8 @@ def prepare_output(output: Path, key_file: str) -> None:
             _remove(output)
         elif not output.is_dir() or any(output.iterdir()):
             raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
+        elif output.is_mount():
+            raise ValueError(f"{output} is a mount point, which can't be replaced; write to a new folder in it.")
     if output.parent.is_dir():
         for folder in list(output.parent.iterdir()):
             if _is_abandoned(folder, output.name):
@@ -219,6 +223,6 @@ def errors_as_messages() -> Iterator[None]:
     """Ends a command with its error as one message on stderr and exit status 1."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError, SafetensorError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error

@@ -25,7 +25,13 @@ from checkpoint_folder import (
     staged,
     write_record,
 )
-from processor_files import IMAGE_TOKEN, build_generation_config, build_processor, load_tokenizer
+from processor_files import (
+    IMAGE_TOKEN,
+    build_generation_config,
+    build_processor,
+    copy_sentencepiece,
+    load_tokenizer,
+)
 from released_config import build_config, build_text_config, build_vision_config
 from torch import Tensor
 from weight_files import (
@@ -93,6 +99,8 @@ def convert_checkpoint(
         hashes = write_shards(folder, tensors, config.dtype)
         generation_config.save_pretrained(folder)
         build_processor(config, tokenizer).save_pretrained(folder)
+        if tokenizer is not None:
+            copy_sentencepiece(source, folder)
         config.to_json_file(folder / f"config.json{PARTIAL}")
         sources = {path.name: path for path in [*weights.paths, *small_files(source)]}
         if vision_config is not None:

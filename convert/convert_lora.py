@@ -5,9 +5,10 @@
 
 SOURCE holds adapter_config.json, adapter_model.safetensors or .bin, and non_lora_trainables.bin where parts were
 trained in full. BASE is our checkpoint that it was trained on, converted or assembled. OUTPUT is for
-`PeftModel.from_pretrained(model, OUTPUT)`; parts trained in full are its `modules_to_save`.
+`PeftModel.from_pretrained(model, OUTPUT)` and has BASE's processor; parts trained in full are its `modules_to_save`.
 """
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +21,14 @@ from checkpoint_folder import (
     names_by_value,
     prepare_output,
     read_json,
+    small_files,
     staged,
     write_json,
     write_record,
 )
 from convert_checkpoint import converted_tensor, widest_dtype
 from export_checkpoint import read_config
+from processor_files import PROCESSOR_FILES
 from torch import nn
 from weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
 from weight_map import (
@@ -97,6 +100,9 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
 
     with staged(output, ADAPTER_CONFIG) as folder:
         hashes = write_file(folder / f"{ADAPTER_STEM}.safetensors", tensors, dtype)
+        for path in small_files(base):
+            if path.name in PROCESSOR_FILES:
+                shutil.copyfile(path, folder / path.name)
         write_json(
             folder / f"{ADAPTER_CONFIG}{PARTIAL}",
             values

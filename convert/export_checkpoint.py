@@ -26,7 +26,13 @@ from checkpoint_folder import (
     write_record,
 )
 from convert_checkpoint import new_rows, widest_dtype
-from processor_files import TOKENIZER_FILES, unspeakable_ids
+from processor_files import (
+    SENTENCEPIECE_NAME,
+    TOKENIZER_FILES,
+    copy_sentencepiece,
+    remove_image_token,
+    unspeakable_ids,
+)
 from released_config import KNOWN_VISION_TOWER, released_values
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
@@ -89,6 +95,8 @@ def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"opena
             filled=names_by_value({name: origin for name, origin in origins.items() if origin != OURS}),
         )
     _report(origins, config.text_config.vocab_size - rows)
+    if config.text_config.model_type == "llama" and not (output / SENTENCEPIECE_NAME).is_file():
+        print(f"{source} has no {SENTENCEPIECE_NAME}, without which the authors' code has no tokenizer; add Vicuna's.")
     print(f"Saved in {output}.")
 
 
@@ -197,6 +205,8 @@ def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows
     if any((source / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(source)
         tokenizer.save_pretrained(folder)
+        copy_sentencepiece(source, folder)
+        remove_image_token(folder)
     if (source / GENERATION_CONFIG_NAME).is_file():
         generation_config = GenerationConfig.from_pretrained(source)
         suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)

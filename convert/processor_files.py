@@ -1,6 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Tokenizer, processor and generation config of a checkpoint folder."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VI
 IMAGE_TOKEN = "<image>"
 MAX_SLICES = 9  # with which the released models were evaluated
 CHAT_TEMPLATES = {"llama": VICUNA_V1_TEMPLATE, "qwen2": QWEN_CHATML_TEMPLATE}  # by type of the text model
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SENTENCEPIECE_NAME = "tokenizer.model"
+TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")
+PROCESSOR_FILES = (
+    *TOKENIZER_FILES,
+    *("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "merges.txt", "chat_template.jinja"),
+    *("processor_config.json", "preprocessor_config.json"),
+)
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -74,6 +82,26 @@ def build_processor(
         image_suffix="" if first == "a" else " ",
         chat_template=tokenizer.chat_template,
     )
+
+
+def copy_sentencepiece(source: Path, folder: Path) -> None:
+    """Copies the model file of a sentencepiece tokenizer, if there is one: the authors' code reads nothing else."""
+    if (source / SENTENCEPIECE_NAME).is_file():
+        shutil.copyfile(source / SENTENCEPIECE_NAME, folder / SENTENCEPIECE_NAME)
+
+
+def remove_image_token(folder: Path) -> None:
+    """Takes the image token out of the files of a saved tokenizer; the authors' code cuts prompts at its text."""
+    for path in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
+        values = read_json(path)
+        for key in ("added_tokens", "extra_special_tokens", "additional_special_tokens"):
+            if key in values:
+                values[key] = [token for token in values[key] if IMAGE_TOKEN not in (token, _content_of(token))]
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _content_of(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else None
 
 
 def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int) -> set[int]:

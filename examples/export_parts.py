@@ -146,7 +146,7 @@ def main(checkpoint, image, question, output):
     )
     content = [{"type": "image"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=text, images=Image.open(image), return_tensors="pt")
+    inputs = processor(text=text, images=Image.open(image), return_tensors="pt").to(model.dtype)
     save_parts(model, inputs, Path(output), cache_length=inputs["input_ids"].shape[1] + 64)
     said = answer(load_parts(Path(output)), model.config, inputs, 64, processor.tokenizer.eos_token_id)
     print(processor.decode(said, skip_special_tokens=True))

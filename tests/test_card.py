@@ -68,6 +68,18 @@ def test_own_checkpoints_claim_nothing(tmp_path):
     assert "No results are reported" in card.text and "[org/base]" in card.text
 
 
+def test_an_exported_card_is_of_the_repository_when_it_is_pushed(tmp_path):
+    card = build_card(tmp_path, CardRequest(), repo_id="folder", with_code=False)
+    card.text = card.text.replace("Not described here.", "Mine.")
+    card.save(tmp_path / "README.md")
+    pushed = build_card(tmp_path, CardRequest(), repo_id="org/name", with_code=True)
+    assert pushed.text.count('name = "org/name"') == 1 and "--model org/name" in pushed.text
+    assert "folder" not in pushed.text.split("## Use")[1] and "There is no code" not in pushed.text
+    assert "trust_remote_code=True" in pushed.text and "Mine." in pushed.text
+    pushed.save(tmp_path / "README.md")
+    assert build_card(tmp_path, CardRequest(), repo_id="org/name", with_code=True).text == pushed.text
+
+
 def test_the_folder_s_own_card_is_kept(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\nextra: 1\n---\n# Mine\n")
     card = build_card(tmp_path, CardRequest(datasets=["org/data"]), repo_id="org/name", with_code=True)

@@ -1,4 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+import json
+import shutil
+
 import pytest
 import torch
 from conftest import set_fixed_weights
@@ -93,6 +96,30 @@ def test_max_slices_and_several_images_reach_the_model(checkpoint, photo, encode
     assert [row[:2] for row in encoded[0]] == [grid, grid]
 
 
+def test_damaged_weights_and_configs_are_one_line(checkpoint, photo, tmp_path):
+    damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    result = run("ask", "What?", "--model", damaged, "--image", photo)
+    assert result.exit_code == 1
+    assert result.stderr.rpartition("Error: ")[2].startswith("A file of weights is damaged or cut off")
+    config = json.loads((damaged / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "wide"
+    (damaged / "config.json").write_text(json.dumps(config))
+    result = run("ask", "What?", "--model", damaged, "--image", photo)
+    line = result.stderr.rpartition("Error: ")[2]
+    assert result.exit_code == 1 and "hidden_size" in line and line.count("\n") == 1
+
+
+def test_an_adapter_without_peft_says_so(tmp_path, photo, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    result = run("ask", "What?", "--model", tmp_path, "--image", photo)
+    assert "The checkpoint of the adapter" in result.stderr and "There is no folder base" in result.stderr
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("ask", "What?", "--model", tmp_path, "--image", photo)
+    assert "peft is not installed; this needs: pip install '.[train]'" in result.stderr
+
+
 def test_ask_without_a_question_is_a_chat(checkpoint, photo, encoded):
     arguments = ["ask", "--model", checkpoint, "--image", photo, "--max-new-tokens", 4]
     result = run(*arguments, stdin="What is this?\nAnd now?\n\nnot read\n")
@@ -107,7 +134,7 @@ def test_out_of_memory(checkpoint, photo, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")
 
     monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "generate", fail)
-    assert_one_line(run("ask", "What?", "--model", checkpoint, "--image", photo), "--max-slices")
+    assert_one_line(run("ask", "What?", "--model", checkpoint, "--image", photo), "max_slices")
 
 
 def test_missing_image(checkpoint):

@@ -360,6 +360,21 @@ def test_refuses_incomplete_folders(source):
     assert_refused(source, "config.json")
 
 
+def test_wrong_values_are_one_message(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "hidden_size": str(config["hidden_size"])}))
+    result = CliRunner().invoke(conversion.app, [str(source), str(tmp_path / "output")])
+    assert result.exit_code == 1 and result.stderr.startswith("Error: ") and "hidden_size" in result.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_mount_point_is_refused_before_anything_is_read(source, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    with pytest.raises(ValueError, match="disk is a mount point.* write to a new folder in it"):
+        convert(source, tmp_path / "disk")
+
+
 def test_leaves_a_used_folder_alone(source, tmp_path):
     output = tmp_path / "output"
     output.mkdir()

@@ -13,6 +13,8 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 from weight_map import build_rules
 
+from llava_uhd_v2_hf.training.adapters import merge_adapter
+
 
 RANK, ALPHA = 4, 8
 PREFIX = "base_model.model."
@@ -125,8 +127,12 @@ def test_merging_in_peft_equals_merging_by_hand(source, converted_checkpoint, re
     assert "model.language_model.layers.1.mlp.down_proj" in config["target_modules"]
     assert len(config["target_modules"]) == 6
     assert config["base_model_name_or_path"] == str(converted_checkpoint)
+    processor = {"processor_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
+    processor |= {"chat_template.jinja"}
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "conversion.json"}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "conversion.json", *processor}
+    merge_adapter(str(tmp_path / "adapter"), tmp_path / "merged")
+    assert (tmp_path / "merged/tokenizer.json").is_file()
 
 
 def test_parts_of_the_projector_the_tower_and_embeddings(source, converted_checkpoint, released, tmp_path):

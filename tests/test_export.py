@@ -12,7 +12,7 @@ from convert_checkpoint import released_names
 from export_checkpoint import export_checkpoint, exported_tensors
 from released_config import build_config, build_text_config, build_vision_config
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from typer.testing import CliRunner
 from weight_map import model_shapes, plan_weights
 
@@ -105,6 +105,17 @@ def test_table_says_how_unused_tensors_were_filled(converted_checkpoint, tmp_pat
     result = CliRunner().invoke(exporting.app, [str(tmp_path / "exported"), str(tmp_path / "again")])
     assert result.exit_code == 1
     assert "`model_type`='llava_llama'" in result.output
+
+
+def test_the_tokenizer_is_the_authors(released, ours, exported):
+    for folder in (ours, exported):
+        if (released / "tokenizer.model").is_file():  # not of Qwen2
+            assert (folder / "tokenizer.model").read_bytes() == (released / "tokenizer.model").read_bytes()
+    theirs, back = (AutoTokenizer.from_pretrained(folder) for folder in (released, exported))
+    assert back.get_vocab() == theirs.get_vocab()
+    assert "<image>" not in (exported / "tokenizer_config.json").read_text()
+    text = "A chat. USER: <image>\nWhere? ASSISTANT: 12:30</s>"
+    assert back(text)["input_ids"] == theirs(text)["input_ids"]
 
 
 def test_released_configuration_comes_back(released, exported):

@@ -100,6 +100,7 @@ def test_complete_checkpoint(checkpoint):
     ],
 )
 def test_missing_files_are_named(checkpoint, name):
+    (checkpoint / "tokenizer.model").unlink()  # with which alone it would be complete
     (checkpoint / name).unlink()
     assert_error(run_cli("export", checkpoint), "not complete", name)
 

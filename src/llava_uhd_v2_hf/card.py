@@ -17,6 +17,7 @@ TAGS = ["llava-uhd-v2", "vision-language", "high-resolution"]
 TEMPLATE = "template"
 REQUIRED_METADATA = ("license", "base_model", "datasets", "tags", "pipeline_tag", "library_name")
 FROM_SCRATCH = "from-scratch"  # tag of a model that is made from no other, whose data need not be on the Hub
+USE = re.compile(r"<!-- the next lines, .*?<!-- end -->", re.DOTALL)  # of the template: how to load a checkpoint
 OPTIONS = {"license": "--license", "base_model": "--base-model", "datasets": "--dataset"}
 
 
@@ -63,7 +64,7 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
     Args:
         folder: with the README.md, if there is one.
         request: which card, and metadata that replace its own.
-        repo_id: stands in the card's commands, where it is rendered.
+        repo_id: stands in the card's commands, also in those of a README.md that was rendered from the template.
         with_code: whether the checkpoint comes with its code; likewise.
 
     Raises:
@@ -73,6 +74,9 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
     if request.name is None and readme.is_file():
         card = _load_card(readme)
         _replace_metadata(card.data, request)
+        if USE.search(card.text):  # it was rendered, maybe for another name
+            now = build_card(folder, CardRequest(TEMPLATE), repo_id=repo_id, with_code=with_code)
+            card.text = USE.sub(lambda _: "".join(USE.findall(now.text)), card.text, count=1)
         return card
     if request.name in (None, TEMPLATE):
         data: CardData = ModelCardData(library_name=LIBRARY, pipeline_tag=PIPELINE_TAG, tags=TAGS)

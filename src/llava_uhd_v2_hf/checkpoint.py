@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Whether a name is that of a checkpoint of this model, or of an adapter for one."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -42,10 +43,13 @@ def check_checkpoint(model: str) -> str:
         Folder or Hub id of the checkpoint.
 
     Raises:
+        ModuleNotFoundError: if it is an adapter, and peft is not installed.
         OSError: if the Hub has no such checkpoint or can't be reached.
         ValueError: if it is neither a folder with a config.json nor a Hub id, or holds another kind of model.
     """
     if is_adapter(model):
+        if importlib.util.find_spec("peft") is None:
+            raise ModuleNotFoundError(f"{model} is an adapter, which peft loads.", name="peft")
         base = base_of(model)
         try:
             return check_checkpoint(base)

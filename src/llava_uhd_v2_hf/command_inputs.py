@@ -4,7 +4,9 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 
 from .checkpoint import check_checkpoint
@@ -14,7 +16,15 @@ from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 
 
-EXPECTED_ERRORS = (torch.OutOfMemoryError, ModuleNotFoundError, OSError, ValueError)
+# of a config.json with wrong values, and of weights that are cut off, too
+EXPECTED_ERRORS = (
+    torch.OutOfMemoryError,
+    ModuleNotFoundError,
+    OSError,
+    ValueError,
+    StrictDataclassError,
+    SafetensorError,
+)
 # of setup.cfg; what is not here belongs to training
 EXTRAS = {"gradio": "demo"} | dict.fromkeys(["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve")
 
@@ -26,6 +36,10 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get(error.name or "", "train")
         return f"{error.name} is not installed; this needs: pip install '.[{extra}]' in a clone of llava-uhd-v2-hf"
+    if isinstance(error, SafetensorError):
+        return f"A file of weights is damaged or cut off ({error}); copy or download it again."
+    if isinstance(error, StrictDataclassError):
+        return " ".join(str(error).split())
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "in DataLoader worker process" in lines[0]:  # a worker puts its traceback before the message
         return lines[-1].partition(": ")[2] or lines[-1]

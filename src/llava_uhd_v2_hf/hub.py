@@ -5,6 +5,7 @@ import fnmatch
 import gc
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,7 @@ OTHER_FILES = (
     "added_tokens.json",
     "chat_templates/*.jinja",
     "conversion.json",
+    "recipe.yaml",
     "merges.txt",
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -73,6 +75,7 @@ OTHER_FILES = (
     "LICENSE*",
     "NOTICE*",
 )
+LINKED_SUFFIXES = (".png", ".jpg", ".svg", ".json", ".jsonl", ".csv", ".md")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -132,10 +135,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
 
     weights = {name: folder / name for name in _check_weights(folder)}
-    published = [*REQUIRED_FILES, *VOCABULARY_FILES, *OTHER_FILES]
+    published = [*REQUIRED_FILES, *VOCABULARY_FILES, *OTHER_FILES, *_linked_files(folder / CARD_NAME)]
     files = {name: folder / name for name in names if name not in weights and _matches(name, published)}
     left_out = {name.partition("/")[0] for name in names if name not in files | weights and name != CARD_NAME}
     return Checkpoint(files, weights, sorted(left_out))
+
+
+def _linked_files(card: Path) -> list[str]:
+    """Names of the pictures and tables that a card refers to."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return [name for name in re.findall(r"\]\(([\w./-]+)\)", text) if name.endswith(LINKED_SUFFIXES)]
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -134,10 +134,10 @@ def merge_adapter(adapter: str, output: Path) -> None:
         raise ValueError(f"{adapter} is no folder and no Hub id of an adapter: {ADAPTER_CONFIG_NAME} is not there.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
-    base = base_of(adapter)
+    base, processor = base_of(adapter), AutoProcessor.from_pretrained(adapter)
     model = LlavaUhdV2ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    write_model(output, merged, AutoProcessor.from_pretrained(adapter), stored_dtype(base))
+    write_model(output, merged, processor, stored_dtype(base))
 
 
 __all__ = [
