@@ -13,6 +13,7 @@ from PIL import Image
 from recorded_formats import FORMATS, build_processor
 from torch.utils.data import DataLoader
 
+from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
 from llava_uhd_v2_hf.training.collation import ConversationCollator
 from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
 from llava_uhd_v2_hf.training.data_recipe import ConversationData
@@ -69,6 +70,14 @@ def test_workers_measure_the_same(source, reference):
     processor = build_processor(reference, "v1")
     dataset = ConversationDataset(ConversationData(source=source))
     assert np.array_equal(measure_lengths(dataset, processor, num_workers=2), measure_lengths(dataset, processor))
+
+
+def test_a_sample_that_the_template_refuses_is_named(source, reference):
+    processor = build_processor(reference, "v1")
+    processor.chat_template = PLAIN_TEMPLATE
+    dataset = ConversationDataset(ConversationData(source=source))
+    with pytest.raises(ValueError, match=r"samples.json:\d+ can't be used: .*needs an image"):
+        measure_lengths(dataset, processor)
 
 
 samples = st.lists(st.tuples(st.integers(1, 5000), st.booleans()), min_size=1, max_size=200)

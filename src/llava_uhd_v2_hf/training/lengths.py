@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -52,7 +53,10 @@ class _TokenCounts(Dataset):
     def __getitem__(self, position: int) -> tuple[int, int]:
         sample = self.dataset.located(position)
         sizes = self.dataset.image_sizes(sample, position)
-        return count_tokens(sample["messages"], sizes, self.processor, self.max_slices)
+        try:
+            return count_tokens(sample["messages"], sizes, self.processor, self.max_slices)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"{sample['name']} can't be used: {error}") from error
 
 
 def measure_lengths(
