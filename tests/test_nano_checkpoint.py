@@ -3,6 +3,7 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -49,6 +50,7 @@ def test_the_folder_is_complete_small_and_ready_for_the_hub():
     assert sum(path.stat().st_size for path in files) < 20e6
     result = CliRunner().invoke(app, ["push", str(CHECKPOINT), "org/nano", "--dry-run"])
     assert result.exit_code == 0, result.output
+    assert "  curves.png\n" in result.output
 
 
 def test_it_is_the_same_classes_with_nothing_missing():
@@ -82,18 +84,58 @@ def test_the_card_has_the_figures_that_were_measured(name, heading, monkeypatch)
     assert name != "results" or shown == measured
 
 
+def test_the_card_has_the_table_of_the_ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(NANO))
+    from ablation import table_rows
+
+    runs = json.loads((CHECKPOINT / "ablation.json").read_text())["runs"]
+    assert read_table(CHECKPOINT / "README.md", "## What contributes") == table_rows(runs)
+
+
 @pytest.mark.slow
-def test_the_figures_come_out_again(results, tmp_path):
-    sys.path.insert(0, str(NANO))
-    try:
-        from evaluate import answer_all, read_samples, share_right
-        from test_set import write_test_set
-    finally:
-        sys.path.remove(str(NANO))
-    write_test_set(tmp_path)
+@pytest.mark.parametrize(("name", "look"), [("results", "test"), ("results_familiar", "train")])
+def test_the_figures_come_out_again(name, look, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(NANO))
+    from evaluate import answer_all, is_written, read_samples, report_on, select
+    from test_set import write_test_set
+
+    write_test_set(tmp_path, fonts=look, styles=look)
     samples = read_samples(tmp_path)
-    processor = AutoProcessor.from_pretrained(CHECKPOINT)
     model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
-    assert share_right(samples, answer_all(model, processor, samples)) == pytest.approx(
-        results["exact_match"], abs=0.01
-    )
+    answers = answer_all(model, AutoProcessor.from_pretrained(CHECKPOINT), samples)
+    committed = json.loads((CHECKPOINT / f"{name}.json").read_text())
+    found = report_on(samples, answers, "kind", "band")
+    found["written"] = report_on(*select(samples, answers, is_written), "band", "cut")
+    assert groups_of(found).keys() <= groups_of(committed).keys()
+    for group, one in groups_of(found).items():
+        other = groups_of(committed)[group]
+        assert one["questions"] == other["questions"]
+        assert one["exact_match"] == pytest.approx(other["exact_match"], abs=3.5 / one["questions"])  # three answers
+
+
+def groups_of(report, *names):
+    """Every dictionary in a report that has an exact match, by the keys that lead to it."""
+    groups = {names: report} if "exact_match" in report else {}
+    for key, value in report.items():
+        if isinstance(value, dict):
+            groups |= groups_of(value, *names, key)
+    return groups
+
+
+@pytest.mark.slow
+def test_evaluate_reports_answers_and_controls(results, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(NANO))
+    from evaluate import table_rows
+    from test_set import write_test_set
+
+    records = write_test_set(tmp_path).read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(records[:40]))
+    command = [sys.executable, NANO / "evaluate.py", CHECKPOINT, tmp_path, "--json", tmp_path / "report.json"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report.keys() == results.keys()
+    assert report["exact_match"] > 0.4
+    assert all(report[control]["by_kind"]["field"]["exact_match"] == 0 for control in ("other_page", "blank_page"))
+    for what, questions, share in table_rows(report):
+        assert f"| {what} | {questions} | {100 * share:.1f} % |" in result.stdout.splitlines()

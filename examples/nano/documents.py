@@ -1,5 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Receipts, forms, tables, invoices, labels and charts, each drawn on a sheet. Layouts differ between the splits."""
+"""Receipts, forms, tables, invoices, labels and charts, each drawn on a sheet.
+
+Fields, tables and charts have other styles where they are held out.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +11,7 @@ from sheet import Box, Fact, Sheet
 from values import COLUMNS, FIELDS, characters, name, of_split, price, quantity, word
 
 
-Bar = tuple[str, int, Box]  # name, value and where the value stands
+Bar = tuple[str, Box, int, Box]  # name and value of a bar of a chart, and where each stands
 
 # how fields, tables and charts look; the first list is for training, the second held out
 FIELD_STYLES = {"train": ("colon", "columns", "right", "stacked"), "other": ("dotted", "boxed")}
@@ -150,10 +153,10 @@ def receipt(sheet: Sheet, size: int) -> None:
         y += step
     sheet.rule(5, y, sheet.width - 5, y)
     bold, shown = source.random() < 0.5, f"{total:.2f}"
-    if names and sheet.length(f"Total  {shown}", size, bold) < sheet.width - 10 and y + 4 + size * 1.3 < sheet.height:
+    fits = sheet.length(f"Total  {shown}", size, bold) < sheet.width - 10 and y + 4 + size * 1.3 < sheet.height
+    if names and fits and all(fact.name != "Total" for fact in sheet.facts):
         sheet.write("Total", 5, y + 4, size, bold=bold)
-        box = sheet.write(shown, sheet.width - 5, y + 4, size, bold=bold, align="r")
-        if box and all(fact.name != "Total" for fact in sheet.facts):
+        if box := sheet.write(shown, sheet.width - 5, y + 4, size, bold=bold, align="r"):
             sheet.facts.append(Fact("field", "Total", "What is the Total?", shown, box, size))
 
 
@@ -209,8 +212,9 @@ def draw_columns(sheet: Sheet, y: float, size: int, values: list[int], colour: t
         bar = of_split(word, sheet.split, sheet.source)[: max(int(step / size * 1.4), 2)]
         sheet.fill((middle - step * 0.3, floor - unit * value, middle + step * 0.3, floor), colour)
         box = sheet.write(str(value), middle, floor - unit * value - size * 1.3, size, align="m")
-        if sheet.write(bar, middle, floor + 2, size, align="m") and box:
-            bars.append((bar, value, box))
+        named = sheet.write(bar, middle, floor + 2, size, align="m")
+        if named and box:
+            bars.append((bar, named, value, box))
     return bars
 
 
@@ -221,12 +225,15 @@ def draw_bars(sheet: Sheet, y: float, size: int, values: list[int], draw: Callab
     bars = []
     for value in values:
         bar = of_split(word, sheet.split, sheet.source)[:7]
-        if unit <= 0 or y + 1.3 * size > sheet.height or sheet.write(bar, left - 4, y, size, align="r") is None:
+        if unit <= 0 or y + 1.3 * size > sheet.height:
+            break
+        named = sheet.write(bar, left - 4, y, size, align="r")
+        if named is None:
             break
         draw((left, y, left + unit * value, y + size))
         box = sheet.write(str(value), left + unit * value + 3, y, size)
         if box:
-            bars.append((bar, value, box))
+            bars.append((bar, named, value, box))
         y += step
     return bars
 
@@ -234,10 +241,10 @@ def draw_bars(sheet: Sheet, y: float, size: int, values: list[int], draw: Callab
 def ask_about_bars(sheet: Sheet, bars: list[Bar], size: int) -> None:
     if len(bars) < 2 or len({bar for bar, *_ in bars}) < len(bars):
         return
-    for bar, value, box in bars:
+    for bar, _, value, box in bars:
         sheet.facts.append(Fact("chart", bar, f"What is the value of {bar}?", str(value), box, size))
     for question, choose in (("Which bar is the longest?", max), ("Which bar is the shortest?", min)):
-        bar, _, box = choose(bars, key=lambda entry: entry[1])
+        bar, box, *_ = choose(bars, key=lambda entry: entry[2])
         sheet.facts.append(Fact("chart", question, question, bar, box, size))
 
 
@@ -249,7 +256,8 @@ def lines(sheet: Sheet, size: int) -> None:
         text = ""
         limit = source.uniform(0.2, 0.95) * (sheet.width - 10)
         for _ in range(40):
-            more = source.choice((word(source), characters(source, source.randint(1, 7)), price(source)))
+            draw = source.choice((word, price, None))
+            more = of_split(draw, sheet.split, source) if draw else characters(source, source.randint(1, 7))
             if sheet.length(f"{text} {more}", size) > limit:
                 break
             text = f"{text} {more}".strip()

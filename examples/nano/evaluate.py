@@ -22,6 +22,7 @@ from llava_uhd_v2_hf.training.answers import generate_answers
 
 
 WRITTEN = ("field", "cell", "quantity")  # kinds of questions whose answers are read off the page
+LABELS = {"cut True": "cut by an edge", "cut False": "not cut", "written_large_uncut": "written, band large, not cut"}
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:
@@ -90,9 +91,10 @@ def table_rows(report: dict[str, Any], name: str = "all") -> Iterator[tuple[str,
     for key, value in report.items():
         if key.startswith("by_"):
             for group, entry in value.items():
-                yield f"{name}, {key[3:]} {group}", entry["questions"], entry["exact_match"]
+                label = f"{key[3:]} {group}"
+                yield f"{name}, {LABELS.get(label, label)}", entry["questions"], entry["exact_match"]
         elif isinstance(value, dict):
-            yield from table_rows(value, key.replace("_", " "))
+            yield from table_rows(value, LABELS.get(key, key.replace("_", " ")))
 
 
 def with_images(samples: list[dict[str, Any]], images: list[Image.Image]) -> list[dict[str, Any]]:
@@ -109,7 +111,7 @@ def evaluate(model_folder: str, test_folder: Path) -> dict[str, Any]:
         "blank_page": with_images(samples, [Image.new("RGB", image.size, "white") for image in images]),
     }
     answers = answer_all(model, processor, samples)
-    report = report_on(samples, answers, "kind", "band", "cut")
+    report = report_on(samples, answers, "kind", "band")
     report["written"] = report_on(*select(samples, answers, is_written), "band", "cut")
     clear = select(
         samples, answers, lambda sample: is_written(sample) and sample["band"] == "large" and not sample["cut"]

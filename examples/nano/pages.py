@@ -3,6 +3,7 @@
 
 Splits: `view` (learning to read, in one view), `read` (the same with some slices, and first questions), `ask`
 (questions, with reading kept), `ablation` (the same, other pages), `validation`; the test set is made by test_set.py.
+A number after a split's name, as in `ablation-1`, gives other pages of its kind.
 """
 
 import math
@@ -36,7 +37,8 @@ def records(split: str, shard: int) -> Iterator[dict[str, Any]]:
 
     Every shard has pages of the same shapes in the same order, so that processes that train together wait little.
     """
-    task, fonts = {"validation": ("ask", "validation"), "ablation": ("ask", "train")}.get(split, (split, "train"))
+    kind = split.split("-")[0]
+    task, fonts = {"validation": ("ask", "validation"), "ablation": ("ask", "train")}.get(kind, (kind, "train"))
     for start in range(0, PAGES_A_SHARD, ALIKE):
         shape = draw_shape(task, random.Random(f"{split} {start}"))
         source = random.Random(f"{split} {shard} {start}")

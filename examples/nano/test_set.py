@@ -1,11 +1,11 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The test set: 500 questions about 125 pages, whose fonts, layouts and values are in no training.
+"""The test set: 500 questions about 125 pages in fonts, styles and values that no training draws (see values.py).
 
     python examples/nano/test_set.py FOLDER [--fonts train] [--styles train]
 
 writes the pages and test.jsonl, whose records also say what was asked (`kind`), how large the answer's letters are
-(`band`) and whether an edge between slices cuts it (`cut`). With `train`, fonts or styles are those of the training;
-the pages and their values are still in no training.
+(`band`) and whether an edge between slices cuts it (`cut`). With `train`, fonts or styles of fields, tables and charts
+are those of the training; the values are still held out.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The vision tower, trained to say which character covers each small cell of a page: what pre-training is to CLIP.
 
-python examples/nano/tower.py FOLDER [STEPS]
+python examples/nano/tower.py FOLDER [--steps N] [--batch-size N] [--workers N]
 """
 
 import argparse
@@ -31,11 +31,18 @@ SIZES = (9, 10, 11, 12, 12, 13, 13, 14, 14, 15, 16, 17, 18, 20)
 
 
 class CharacterMaps(IterableDataset):
-    """Views of random text without end: `pixel_values` (3, VIEW, VIEW), and `labels`, a class for every cell."""
+    """Views of random text without end: `pixel_values` (3, VIEW, VIEW), and `labels`, a class for every cell.
+
+    Args:
+        name: of the views; others have other ones.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = get_worker_info()
-        source = random.Random(worker.id if worker else 0)
+        source = random.Random(f"{self.name} {worker.id if worker else 0}")
         mean = np.array(LlavaUhdV2ImageProcessor.image_mean, dtype=np.float32)
         deviation = np.array(LlavaUhdV2ImageProcessor.image_std, dtype=np.float32)
         while True:
@@ -117,9 +124,9 @@ def train_tower(folder: Path, steps: int, batch_size: int, workers: int) -> None
         save_strategy="no",
         report_to="none",
     )
-    Trainer(network, args, train_dataset=CharacterMaps()).train()
+    Trainer(network, args, train_dataset=CharacterMaps("train")).train()
     network.eval()
-    batch = [sample for sample, _ in zip(CharacterMaps(), range(256))]
+    batch = [sample for sample, _ in zip(CharacterMaps("validation"), range(256))]
     with torch.no_grad():
         tensors = {key: torch.stack([sample[key] for sample in batch]).to(args.device) for key in batch[0]}
         print(f"Cells with a character that are right: {network(**tensors)['right']:.3f}")

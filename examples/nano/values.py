@@ -99,9 +99,10 @@ COLUMNS: dict[str, Callable[[random.Random], str]] = {
 
 
 def of_split(draw: Callable[[random.Random], str], split: str, source: random.Random) -> str:
-    """A value that no other split has: of every ten values, eight are for training, one for each of the others.
+    """A value that no other split draws: of every ten values, eight are for training, one for each of the others.
 
-    Quantities and clock times are too few to be divided, and the same everywhere.
+    Quantities and clock times are too few to be divided, and the same everywhere. What is made of values, the total of
+    a receipt or a name that is cut to fit, may be that of another split.
     """
     if draw in (quantity, clock):
         return draw(source)
