@@ -40,6 +40,7 @@ def settings(model, source, output, *more):
         "training.disable_tqdm=true",
         "training.use_cpu=true",
         "training.bf16=false",
+        "training.train_sampling_strategy=random",
         *more,
     ]
 

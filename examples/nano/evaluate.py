@@ -105,9 +105,9 @@ def evaluate(model_folder: str, test_folder: Path) -> dict[str, Any]:
     processor = AutoProcessor.from_pretrained(model_folder)
     model = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32).eval()
     samples = read_samples(test_folder)
-    images = [sample["images"][0] for sample in samples]
+    images, shift = [sample["images"][0] for sample in samples], len(samples) // 5
     controls = {
-        "other_page": with_images(samples, images[100:] + images[:100]),
+        "other_page": with_images(samples, images[shift:] + images[:shift]),
         "blank_page": with_images(samples, [Image.new("RGB", image.size, "white") for image in images]),
     }
     answers = answer_all(model, processor, samples)

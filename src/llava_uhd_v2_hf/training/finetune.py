@@ -79,7 +79,7 @@ def check_warmup(args: TrainingArguments, batch_size: int, samples: int) -> None
     """Looks whether a training gets past its warm-up, in whose first step the learning rate is 0.
 
     Raises:
-        ValueError: if that is its only step.
+        ValueError: if that is its only step, and the recipe doesn't say so.
     """
     steps = (
         args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(samples / batch_size))
@@ -91,7 +91,7 @@ def check_warmup(args: TrainingArguments, batch_size: int, samples: int) -> None
         f"All of the training is warm-up: {samples} samples in batches of {batch_size} make {steps} step(s), of "
         f"which {warmup} warm up. Lower `batch_size` or `training.warmup_steps`, or raise `training.num_train_epochs`."
     )
-    if steps == 1:
+    if steps == 1 and args.max_steps < 1:
         raise ValueError(f"{message} Now it would change no weight.")
     logger.warning(message)
 
