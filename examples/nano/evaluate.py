@@ -8,6 +8,7 @@ The controls: the page of another question, a blank page, and the overview witho
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from llava_uhd_v2_hf.training.answers import generate_answers
 
 
 WRITTEN = ("field", "cell", "quantity")  # kinds of questions whose answers are read off the page
+# of fields and cells; the random text of the first stages may have had them too, before it was divided
+WORD_OR_PRICE = re.compile(r"[A-Z][a-z]+|\d+\.\d\d")
 LABELS = {"cut True": "cut by an edge", "cut False": "not cut", "written_large_uncut": "written, band large, not cut"}
 
 
@@ -85,6 +88,11 @@ def is_written(sample: dict[str, Any]) -> bool:
     return sample["kind"] in WRITTEN
 
 
+def is_value(sample: dict[str, Any], word_or_price: bool) -> bool:
+    """Whether the answer is that of a field or a cell, and a word or a price, or neither."""
+    return sample["kind"] in ("field", "cell") and bool(WORD_OR_PRICE.fullmatch(sample["answer"])) == word_or_price
+
+
 def table_rows(report: dict[str, Any], name: str = "all") -> Iterator[tuple[str, int, float]]:
     """(what, questions, exact match) of a report and of the groups and reports in it."""
     yield name, report["questions"], report["exact_match"]
@@ -117,6 +125,8 @@ def evaluate(model_folder: str, test_folder: Path) -> dict[str, Any]:
         samples, answers, lambda sample: is_written(sample) and sample["band"] == "large" and not sample["cut"]
     )
     report["written_large_uncut"] = report_on(*clear, "kind")
+    for name, wanted in (("words_and_prices", True), ("other_values", False)):
+        report[name] = report_on(*select(samples, answers, lambda sample, wanted=wanted: is_value(sample, wanted)))
     for name, control in controls.items():
         report[name] = report_on(control, answer_all(model, processor, control), "kind")
     report["overview_only"] = report_on(samples, answer_all(model, processor, samples, max_slices=1), "kind")
