@@ -21,13 +21,11 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from llava_uhd_v2_hf.conversion import weight_files
+from llava_uhd_v2_hf.conversion.weight_files import LazyTensor, write_shards
+
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "convert"))
-
-import weight_files  # noqa: E402
-from weight_files import LazyTensor, write_shards  # noqa: E402
-
 
 SOURCE_SHARD_SIZE = 5 * 10**9  # bytes, what transformers 4 wrote by default
 BLOCK = 2**24  # random numbers that are repeated

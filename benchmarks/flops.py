@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens, plan_slices
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens, plan_slices
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 
 
 # The shapes of the language models of the released checkpoints.
@@ -142,7 +142,7 @@ def count_view(projector: LlavaUhdV2Projector, views: int) -> dict[str, float]:
     with patch.object(LlavaUhdV2Projector, "can_reorder", return_value=True):
         count(lambda: projector(maps, pixels))  # makes tables that are kept
         cold = count(lambda: projector(maps, pixels))[0]
-        with patch("llava_uhd_v2_hf.projector_llava_uhd_v2.folding_pays", return_value=True):
+        with patch("llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2.folding_pays", return_value=True):
             warm = count(lambda: projector(maps, pixels))[0] - count(lambda: projector.multiply_weights([]))[0]
     plain = count(lambda: projector(maps, pixels, plain=True))[0]
     return {"plain": plain / views, "cold": cold / views, "warm": warm / views}

@@ -24,8 +24,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.generation.streamers import BaseStreamer
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ImageProcessor
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
-from llava_uhd_v2_hf.vision_llava_uhd_v2 import tower_layers
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import tower_layers
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -35,9 +35,9 @@ from side_by_side import (
 from vision_memory import DEVICE, read_peak, reset_peak
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf import fast_projector_llava_uhd_v2 as fast_projector
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
-from llava_uhd_v2_hf.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+from llava_uhd_v2_hf.model import fast_order_llava_uhd_v2 as fast_projector
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 
 
 # glibc's heap would keep holes between tensors

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 
 
 GRID, PATCH = 24, 14

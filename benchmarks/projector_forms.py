@@ -18,9 +18,9 @@ import typer
 from vision_memory import DEVICE
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
-from llava_uhd_v2_hf.folding_llava_uhd_v2 import folding_pays, reordering_pays
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model.folding_llava_uhd_v2 import folding_pays, reordering_pays
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 
 
 # (ViT channels, text width): of toys, of small models, of the released one

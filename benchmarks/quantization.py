@@ -10,7 +10,6 @@ and their answers of `--new-tokens` tokens to the same image are timed in turns;
 """
 
 import math
-import sys
 import tempfile
 from functools import partial
 from importlib.metadata import version
@@ -24,15 +23,10 @@ import typer
 from transformers import AutoProcessor, PreTrainedModel
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.training.answers import generate_answers, is_exact
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-
-
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "convert")]
-
-from finetune_runs import dataset_of  # noqa: E402
-from quantized_models import (  # noqa: E402
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.training.evaluation import generate_answers, is_exact
+from tests.support.finetune_runs import dataset_of
+from tests.support.quantized_models import (
     EVERY_METHOD,
     METHODS,
     Subject,

@@ -9,7 +9,6 @@ time. The same clients send both the same requests, in turns. Without a model, o
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,7 @@ MEMORY_BOUND = 64 << 20  # bytes by which a server may grow after its warm-up
 
 def make_model(folder: Path, width: int) -> Path:
     """A model with random weights, the one that the tests use, with hidden states of this width."""
-    sys.path += [str(ROOT / "tests"), str(ROOT / "convert")]
-    from finetune_data import write_checkpoint
+    from tests.support.finetune_data import write_checkpoint
 
     return write_checkpoint(folder / "tiny", width=width)
 

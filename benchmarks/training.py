@@ -29,10 +29,10 @@ from transformers import Trainer, TrainerCallback
 from vision_memory import DEVICE, read_peak, reset_peak
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.training.finetune import load_model, prepare_arguments
-from llava_uhd_v2_hf.training.finetune_recipe import FinetuneRecipe
-from llava_uhd_v2_hf.training.parts import plan_parts
-from llava_uhd_v2_hf.training.recipe import read_recipe
+from llava_uhd_v2_hf.training.parameter_groups import plan_parts
+from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.training.stages.finetune.run import load_model, prepare_arguments
+from llava_uhd_v2_hf.utils.recipes import read_recipe
 
 
 RECIPES = {"full": "sft-vicuna-7b", "LoRA": "sft-lora", "QLoRA": "sft-qlora"}

@@ -28,16 +28,17 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, set_seed
 from transformers.utils import logging
 
-from llava_uhd_v2_hf.inspection_picture import save_picture
-from llava_uhd_v2_hf.training.recipe import read_recipe
-from llava_uhd_v2_hf.training.vdim import build_model, build_trainer, open_images, prepare_arguments
-from llava_uhd_v2_hf.training.vdim_data import read_square
-from llava_uhd_v2_hf.training.vdim_draws import draw_jitter
-from llava_uhd_v2_hf.training.vdim_losses import VdimObjective, jittered_views
-from llava_uhd_v2_hf.training.vdim_model import VdimPretraining
-from llava_uhd_v2_hf.training.vdim_pictures import save_losses
-from llava_uhd_v2_hf.training.vdim_recipe import NORMALISATIONS, VdimRecipe
-from llava_uhd_v2_hf.visualization import draw_rows, pyramid_row
+from llava_uhd_v2_hf.data.normalisation import NORMALISATIONS
+from llava_uhd_v2_hf.pictures.canvas import draw_rows, pyramid_row
+from llava_uhd_v2_hf.pictures.slices import save_picture
+from llava_uhd_v2_hf.training.stages.vdim.draws import draw_jitter
+from llava_uhd_v2_hf.training.stages.vdim.images import read_square
+from llava_uhd_v2_hf.training.stages.vdim.losses import VdimObjective, jittered_views
+from llava_uhd_v2_hf.training.stages.vdim.model import VdimPretraining
+from llava_uhd_v2_hf.training.stages.vdim.pictures import save_losses
+from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimRecipe
+from llava_uhd_v2_hf.training.stages.vdim.run import build_model, build_trainer, open_images, prepare_arguments
+from llava_uhd_v2_hf.utils.recipes import read_recipe
 
 
 SIZE, PATCH = 112, 14

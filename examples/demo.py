@@ -19,11 +19,11 @@ from rich.table import Table
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.answer_attention import attend, place_weights
-from llava_uhd_v2_hf.attention_picture import draw_attended
-from llava_uhd_v2_hf.chat import Chat
-from llava_uhd_v2_hf.inspection import inspect_image
-from llava_uhd_v2_hf.inspection_picture import save_picture
+from llava_uhd_v2_hf.inference.chat import Chat
+from llava_uhd_v2_hf.inference.inspection import inspect_image
+from llava_uhd_v2_hf.pictures.attention import attend, place_weights
+from llava_uhd_v2_hf.pictures.attention_picture import draw_attended
+from llava_uhd_v2_hf.pictures.slices import save_picture
 
 
 NANO = Path(__file__).parent / "nano"

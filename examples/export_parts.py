@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, token_layout
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, token_layout
 
 
 VIEWS = torch.export.Dim("views", min=1, max=64)

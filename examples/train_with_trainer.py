@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.samples import ConversationDataset
 
 
 checkpoint, samples, output = sys.argv[1:4]

@@ -15,7 +15,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from tables import replace_table
+
+from tests.support.tables import replace_table
 
 
 ROOT = Path(__file__).parents[1]

@@ -15,17 +15,15 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from finetune_data import write_checkpoint, write_samples  # noqa: E402
-from hub_process import Server  # noqa: E402
-from torch import nn  # noqa: E402
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
+from tests.support.finetune_data import write_checkpoint, write_samples  # noqa: E402
+from tests.support.hub_process import Server  # noqa: E402
+from tests.support.models import set_fixed_weights  # noqa: E402
+from tests.support.paths import GOLDEN, ROOT  # noqa: E402
 
 
-pytest_plugins = ["client_table", "serve_checkpoint"]
-
-ROOT = Path(__file__).parents[1]
-GOLDEN = Path(__file__).parent / "golden"
+pytest_plugins = ["tests.support.client_table", "tests.support.serve_checkpoint"]
 
 torch.set_num_threads(1)
 
@@ -34,30 +32,6 @@ def pytest_report_teststatus(report):
     """Counts apart the tests that are about something our classes don't have."""
     if getattr(report, "not_applicable", False):
         return "not applicable", "n", "NOT APPLICABLE"
-
-
-def set_fixed_weights(model: nn.Module) -> None:
-    """Fills every parameter from its position alone: no random generator, so recorded numbers outlive torch versions.
-
-    Matrices get a standard deviation of 1 / sqrt(fan-in), so that activations keep their scale; gains lie around one.
-    """
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            index = torch.arange(parameter.numel(), dtype=torch.float64) + len(name)
-            values = ((index * index * 0.6180339887498949) % 1 - 0.5).view(parameter.shape)  # in [-0.5, 0.5)
-            if parameter.ndim > 1:
-                values *= (12 / parameter[0].numel()) ** 0.5
-            elif parameter.ndim == 0 or name.endswith("weight"):
-                values = 1 + values / 4
-            parameter.copy_(values)
-
-
-def beside_the_environment(package: str) -> str:
-    """Folder with a package that `make` installs apart from all others, for the path of one process."""
-    folder = Path(sys.prefix) / package
-    if not folder.is_dir() and "CI" not in os.environ:
-        pytest.skip(f"{folder} is not there; `make test` installs it")
-    return str(folder)
 
 
 @pytest.fixture(scope="session")

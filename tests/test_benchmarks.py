@@ -9,15 +9,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import side_by_side  # noqa: E402
 import torch
 import typer
-from conftest import ROOT
 from typer.testing import CliRunner
 
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import side_by_side  # noqa: E402
+from tests.support.paths import ROOT
 
 
 def run(script, *arguments):

@@ -1,8 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 import re
 
-from conftest import ROOT
 from PIL import Image
+
+from tests.support.paths import ROOT
 
 
 def read_blocks(language):
@@ -35,7 +36,7 @@ def test_python_snippet_runs_as_printed(converted_checkpoint, tmp_path, monkeypa
 
 def test_every_path_of_the_tree_exists():
     paths = list(read_tree())
-    assert "src/llava_uhd_v2_hf/cli.py" in paths
+    assert "src/llava_uhd_v2_hf/cli/app.py" in paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 

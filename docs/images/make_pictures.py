@@ -14,8 +14,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from skimage import data
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor
-from llava_uhd_v2_hf.inspection import inspect_image
-from llava_uhd_v2_hf.inspection_picture import BACKGROUND, INK, MUTED, SWATCHES, draw_inspection, save_picture
+from llava_uhd_v2_hf.inference.inspection import inspect_image
+from llava_uhd_v2_hf.pictures.slices import BACKGROUND, INK, MUTED, SWATCHES, draw_inspection, save_picture
 
 
 HERE = Path(__file__).parent

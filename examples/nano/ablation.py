@@ -27,7 +27,7 @@ from test_set import write_test_set
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.whole_file import written_whole
+from llava_uhd_v2_hf.utils.atomic import written_whole
 
 
 NANO = Path(__file__).parent

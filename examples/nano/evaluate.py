@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.training.answers import generate_answers
+from llava_uhd_v2_hf.training.evaluation import generate_answers
 
 
 WRITTEN = ("field", "cell", "quantity")  # kinds of questions whose answers are read off the page

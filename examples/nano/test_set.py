@@ -17,7 +17,7 @@ from typing import Any
 from pages import VIEW, draw_page, draw_shape, located
 from sheet import Fact, Sheet
 
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import plan_slices
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import plan_slices
 
 
 PAGES, QUESTIONS_A_PAGE, SEED = 125, 4, 20241218

@@ -10,10 +10,10 @@ from transformers import (
     AutoProcessor,
 )
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from .modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model, LlavaUhdV2PreTrainedModel
-from .processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from .model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model, LlavaUhdV2PreTrainedModel
+from .model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 AutoConfig.register(LlavaUhdV2Config.model_type, LlavaUhdV2Config)

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import set_fixed_weights
 from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -12,7 +11,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
-from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.cli.app import app
+from tests.support.models import set_fixed_weights
 
 
 @pytest.fixture(scope="module")

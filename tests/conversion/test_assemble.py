@@ -4,12 +4,8 @@
 import json
 import shutil
 
-import assemble as assembling
 import pytest
 import torch
-from assemble import assemble, vdim_rules
-from checkpoints import edit_json, read_weights, write_released
-from conftest import GOLDEN
 from safetensors.torch import save_file
 from transformers import (
     AutoModel,
@@ -25,9 +21,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 from typer.testing import CliRunner
-from weight_map import model_shapes
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
+from llava_uhd_v2_hf.conversion import assemble as assembling
+from llava_uhd_v2_hf.conversion.assemble import assemble, vdim_rules
+from llava_uhd_v2_hf.conversion.weight_map import model_shapes
+from tests.support.checkpoints import edit_json, read_weights, write_released
+from tests.support.paths import GOLDEN
 
 
 TOWER = {

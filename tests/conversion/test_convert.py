@@ -5,18 +5,18 @@ import json
 import shutil
 from pathlib import Path
 
-import convert_checkpoint as conversion
 import pytest
 import torch
-import weight_files
-from checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
-from released_config import build_config, build_text_config, build_vision_config
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig, LlamaConfig
 from typer.testing import CliRunner
-from weight_map import build_rules, model_shapes, plan_weights, with_rows
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
+from llava_uhd_v2_hf.conversion import convert as conversion
+from llava_uhd_v2_hf.conversion import weight_files
+from llava_uhd_v2_hf.conversion.released_config import build_config, build_text_config, build_vision_config
+from llava_uhd_v2_hf.conversion.weight_map import build_rules, model_shapes, plan_weights, with_rows
+from tests.support.checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
 
 
 PROJECTOR = "model.visual.projector."

@@ -5,7 +5,8 @@ import importlib.util
 import json
 
 import pytest
-from conftest import ROOT
+
+from tests.support.paths import ROOT
 
 
 LAYERS = 2  # of the language model and of the tower

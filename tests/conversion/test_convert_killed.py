@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from checkpoints import write_released
-from conftest import ROOT
+
+from tests.support.checkpoints import write_released
+from tests.support.paths import ROOT
 
 
 SHARDS = [f"model-0000{index}-of-00003.safetensors" for index in (1, 2, 3)]
@@ -26,8 +27,8 @@ STEPS = {
 @pytest.mark.slow
 def test_nothing_loads_after_a_kill_and_the_next_run_succeeds(reference, tmp_path):
     source = write_released(reference, "c_llama", tmp_path / "source")
-    command = [sys.executable, ROOT / "tests/kill_conversion.py", source, source / "vision_tower_config.json"]
-    paths = os.pathsep.join([str(ROOT / "convert"), str(ROOT / "src")])
+    command = [sys.executable, ROOT / "tests/support/kill_conversion.py", source, source / "vision_tower_config.json"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     result = subprocess.run(
         [*command, tmp_path / "work"],
         stdout=subprocess.PIPE,

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import edit_json, read_weights, write_logits, write_released
-from conftest import ROOT
-from test_convert_lora import PREFIX, low_rank
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
+
+from tests.conversion.test_lora import PREFIX, low_rank
+from tests.support.checkpoints import edit_json, read_weights, write_logits, write_released
+from tests.support.paths import ROOT
 
 
 TEXT = (ROOT / "docs/conversion.md").read_text()

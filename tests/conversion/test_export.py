@@ -4,17 +4,18 @@
 import json
 import shutil
 
-import export_checkpoint as exporting
 import pytest
 import torch
-from checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
-from convert_checkpoint import released_names
-from export_checkpoint import export_checkpoint, exported_tensors
-from released_config import build_config, build_text_config, build_vision_config
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from typer.testing import CliRunner
-from weight_map import model_shapes, plan_weights
+
+from llava_uhd_v2_hf.conversion import export as exporting
+from llava_uhd_v2_hf.conversion.convert import released_names
+from llava_uhd_v2_hf.conversion.export import export_checkpoint, exported_tensors
+from llava_uhd_v2_hf.conversion.released_config import build_config, build_text_config, build_vision_config
+from llava_uhd_v2_hf.conversion.weight_map import model_shapes, plan_weights
+from tests.support.checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
 
 
 @pytest.fixture(scope="module", params=EXPECTED)

@@ -5,15 +5,15 @@ import json
 
 import pytest
 import torch
-from checkpoints import edit_json, read_weights
-from convert_lora import app, convert_lora
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
-from weight_map import build_rules
 
+from llava_uhd_v2_hf.conversion.lora import app, convert_lora
+from llava_uhd_v2_hf.conversion.weight_map import build_rules
 from llava_uhd_v2_hf.training.adapters import merge_adapter
+from tests.support.checkpoints import edit_json, read_weights
 
 
 RANK, ALPHA = 4, 8

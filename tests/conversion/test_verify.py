@@ -5,11 +5,12 @@ import json
 import shutil
 
 import pytest
-from checkpoints import convert, edit_json, read_weights, write_logits, write_released
-from export_checkpoint import export_checkpoint
 from safetensors.torch import save_file
 from typer.testing import CliRunner
-from verify_checkpoint import app, verify_checkpoint
+
+from llava_uhd_v2_hf.conversion.export import export_checkpoint
+from llava_uhd_v2_hf.conversion.verify import app, verify_checkpoint
+from tests.support.checkpoints import convert, edit_json, read_weights, write_logits, write_released
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkpoint_folder
 import pytest
 import torch
-import weight_files
-from checkpoint_folder import check_disk_space, prepare_output, staged, write_record
-from checkpoints import convert, read_weights, write_released
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from weight_files import LazyTensor, WeightFiles, stored_tensor, write_file, write_shards
+
+from llava_uhd_v2_hf.conversion import output_folder as checkpoint_folder
+from llava_uhd_v2_hf.conversion import weight_files
+from llava_uhd_v2_hf.conversion.output_folder import check_disk_space, prepare_output, staged, write_record
+from llava_uhd_v2_hf.conversion.weight_files import LazyTensor, WeightFiles, stored_tensor, write_file, write_shards
+from tests.support.checkpoints import convert, read_weights, write_released
 
 
 @pytest.fixture

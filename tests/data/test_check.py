@@ -6,15 +6,15 @@ import json
 import pytest
 import typer
 from PIL import Image
-from recorded_formats import build_processor
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.cli import app, errors_in_one_line
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.data_check import check_data
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.cli.app import app, errors_in_one_line
+from llava_uhd_v2_hf.data.check import check_data
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from tests.support.recorded_formats import build_processor
 
 
 def record(question, answer="A boat.", image=None):

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from recorded_formats import FORMATS, build_processor, collapse
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.conversations import read_conversation
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.conversations import read_conversation
+from tests.support.recorded_formats import FORMATS, build_processor, collapse
 
 
 LABEL_RULES = {"qwen_1_5": "released-chatml"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_uhd_v2_hf.training.conversations import read_conversation
+from llava_uhd_v2_hf.data.conversations import read_conversation
 
 
 def llava(*values, **more):

@@ -10,15 +10,15 @@ from accelerate.data_loader import prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from recorded_formats import FORMATS, build_processor
 from torch.utils.data import DataLoader
 
-from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
-from llava_uhd_v2_hf.training.lengths import ModalityLengthSampler, measure_lengths
-from llava_uhd_v2_hf.training.sample_images import image_size
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.lengths import ModalityLengthSampler, measure_lengths
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.sample_images import image_size
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
+from tests.support.recorded_formats import FORMATS, build_processor
 
 
 ORIENTATION = 0x0112

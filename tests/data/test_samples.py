@@ -13,18 +13,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.conversation_stream import ConversationStream
-from llava_uhd_v2_hf.training.data_recipe import ConversationData, read_sources
-from llava_uhd_v2_hf.training.pre_resize import SIX_SLICES_PROBABILITY, area_of_six_slices, pre_resized
-from llava_uhd_v2_hf.training.record_files import RecordFile
-from llava_uhd_v2_hf.training.vdim_draws import generator
+from llava_uhd_v2_hf.data.mixtures import ConversationData, read_sources
+from llava_uhd_v2_hf.data.pre_resize import SIX_SLICES_PROBABILITY, area_of_six_slices, pre_resized
+from llava_uhd_v2_hf.data.records import RecordFile
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.data.streams import ConversationStream
+from llava_uhd_v2_hf.utils.seeds import generator
+from tests.support.paths import ROOT
 
 
 def record(number, image=None):
@@ -331,7 +331,7 @@ def test_the_shipped_mixture_is_the_paper_s():
     assert [source.samples for source in sources] == [1000 * size for size in sizes]
     assert sum(sizes) == 858
     assert sum(source.prompt == "Answer the question using a single word or phrase." for source in sources) == 6
-    assert "training/mixtures/*.yaml" in (ROOT / "setup.cfg").read_text()
+    assert "data/mixtures/*.yaml" in (ROOT / "setup.cfg").read_text()
 
 
 # Streams

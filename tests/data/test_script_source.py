@@ -6,9 +6,9 @@ import json
 import pytest
 from torch.utils.data import DataLoader
 
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.conversation_stream import ConversationStream
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.data.streams import ConversationStream
 
 
 SCRIPT = """

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from demo_page import served
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -16,14 +15,15 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
-from llava_uhd_v2_hf.answer_attention import attend
-from llava_uhd_v2_hf.attention_picture import draw_attention
-from llava_uhd_v2_hf.chat import Chat
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.demo.desk import Conversation, Desk, Subject
-from llava_uhd_v2_hf.inspection import inspect_image
-from llava_uhd_v2_hf.inspection_picture import draw_inspection
-from llava_uhd_v2_hf.pyramid_picture import draw_pyramid, load_pyramid
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.demo.backend import Conversation, Desk, Subject
+from llava_uhd_v2_hf.inference.chat import Chat
+from llava_uhd_v2_hf.inference.inspection import inspect_image
+from llava_uhd_v2_hf.pictures.attention import attend
+from llava_uhd_v2_hf.pictures.attention_picture import draw_attention
+from llava_uhd_v2_hf.pictures.pyramid import draw_pyramid, load_pyramid
+from llava_uhd_v2_hf.pictures.slices import draw_inspection
+from tests.support.demo_page import served
 
 
 PHOTO = Image.effect_mandelbrot((320, 220), (-2, -1.2, 1, 1.2), 100).convert("RGB")
@@ -302,7 +302,7 @@ def test_an_answer_whose_attention_fails_has_none(checkpoint, conversation, monk
 
     desk = Desk([str(checkpoint)])
     list(desk.answer(conversation, "What?", 3))
-    monkeypatch.setattr("llava_uhd_v2_hf.demo.desk.attend", fail)
+    monkeypatch.setattr("llava_uhd_v2_hf.demo.backend.attend", fail)
     list(desk.answer(conversation, "And?", 3))
     assert len(conversation.turns) == 4
     with pytest.raises(ValueError, match="memory is too small"):

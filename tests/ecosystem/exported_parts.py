@@ -1,19 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What the tests of export share: the functions of examples/export_parts.py, and tiny models and inputs for them."""
 
-import sys
-
+import export_parts  # noqa: E402
 import pytest
 import torch
-from conftest import ROOT
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
-
-
-sys.path.append(str(ROOT / "examples"))
-import export_parts  # noqa: E402
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 
 
 __all__ = ["Model", "export_parts", "random_views", "reorder_always"]

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import datasets
-from pipeline_answers import SMALL, TALL, WIDE
+
+from tests.ecosystem.pipeline_answers import SMALL, TALL, WIDE
 
 
 FORM = "\nAnswer the question using a single word or phrase."

@@ -4,9 +4,10 @@
 import random
 
 import torch
-from finetune_data import QUESTIONS, draw_image
 from torch import nn
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
+
+from tests.support.finetune_data import QUESTIONS, draw_image
 
 
 ANSWERS = ("red", "it is at the bottom right of this image", "no", "green, and the other one is purple")

@@ -13,10 +13,11 @@ from accelerate import (
     load_checkpoint_and_dispatch,
 )
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from peft_accelerate import answers_of, load, logits_of, make_inputs
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import AutoConfig, AutoModelForImageTextToText
+
+from tests.ecosystem.peft_accelerate import answers_of, load, logits_of, make_inputs
 
 
 WHOLE = ["model.visual", "model.language_model.layers.0", "model.language_model.layers.1"]

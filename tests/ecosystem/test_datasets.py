@@ -8,14 +8,14 @@ import random
 import datasets
 import pytest
 import torch
-from finetune_data import QUESTIONS, draw_image
 from PIL import Image, UnidentifiedImageError
-from plain_trainer import RecordedTrainer, UserCollator, load, make_arguments, make_conversation
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
-from llava_uhd_v2_hf.training.collation import ConversationCollator
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from tests.ecosystem.plain_trainer import RecordedTrainer, UserCollator, load, make_arguments, make_conversation
+from tests.support.finetune_data import QUESTIONS, draw_image
 
 
 ROWS, BROKEN = 8, 6  # the image of one row is none

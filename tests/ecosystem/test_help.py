@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from public_names import Public, modules, public
 
 import llava_uhd_v2_hf
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ImageProcessor
+from tests.ecosystem.public_names import Public, modules, public
+from tests.support.paths import ROOT
 
 
 MODULES, PUBLIC = list(modules()), list(public())

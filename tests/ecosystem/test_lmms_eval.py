@@ -4,9 +4,10 @@
 import json
 
 import pytest
-from apart import Client
-from lmms_eval_tasks import FORM, ROWS, write_tasks
-from one_by_one import OneByOne
+
+from tests.ecosystem.apart import Client
+from tests.ecosystem.lmms_eval_tasks import FORM, ROWS, write_tasks
+from tests.ecosystem.one_by_one import OneByOne
 
 
 LMMS_EVAL = Client("lmms_eval")

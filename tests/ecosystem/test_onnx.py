@@ -5,7 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported_parts import Model, export_parts, random_views, reorder_always  # noqa: F401
+
+from tests.ecosystem.exported_parts import Model, export_parts, random_views, reorder_always  # noqa: F401
 
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}  # measured: 4e-6 where features are 0.9 on average, 2e-7 where tokens are 0.09

@@ -13,13 +13,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
-from peft_accelerate import answers_of, load, logits_of, make_inputs
 from torch import nn
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.training.adapters import lora_targets
-from llava_uhd_v2_hf.training.finetune_recipe import LoraSettings
-from llava_uhd_v2_hf.training.parts import part_of
+from llava_uhd_v2_hf.training.parameter_groups import part_of
+from llava_uhd_v2_hf.training.stages.finetune.recipe import LoraSettings
+from tests.ecosystem.peft_accelerate import answers_of, load, logits_of, make_inputs
 
 
 TEXT_MODEL = {"target_modules": "all-linear", "exclude_modules": r".*visual.*"}

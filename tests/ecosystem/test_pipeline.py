@@ -9,17 +9,17 @@ from threading import Thread
 import pytest
 import torch
 import transformers
-from conftest import ROOT
 from packaging import version
-from pipeline_answers import ANSWER, CHATS, PROMPTS, SMALL, WIDE, answers_of, say
-from test_hub import make_environment
-from tiny_llava import write_llava
 from transformers import TextIteratorStreamer, pipeline
 from transformers.pipelines import ImageTextToTextPipeline
 
-from llava_uhd_v2_hf.card import CardRequest
-from llava_uhd_v2_hf.hub import export_checkpoint
-from llava_uhd_v2_hf.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
+from llava_uhd_v2_hf.hub.card import CardRequest
+from llava_uhd_v2_hf.hub.publishing import export_checkpoint
+from llava_uhd_v2_hf.model.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
+from tests.ecosystem.pipeline_answers import ANSWER, CHATS, PROMPTS, SMALL, WIDE, answers_of, say
+from tests.ecosystem.tiny_llava import write_llava
+from tests.hub.test_publishing import make_environment
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")

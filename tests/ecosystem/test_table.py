@@ -3,9 +3,10 @@
 
 import configparser
 
-from client_table import ROOT, TABLE, row_of
 from packaging.requirements import Requirement
-from tables import read_table
+
+from tests.support.client_table import ROOT, TABLE, row_of
+from tests.support.tables import read_table
 
 
 def test_every_client_is_in_the_table(request):

@@ -3,11 +3,11 @@
 
 import pytest
 import torch
-from exported_parts import Model, export_parts, random_views, reorder_always  # noqa: F401
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, CompileConfig, StaticCache
 
-from llava_uhd_v2_hf.modeling_llava_uhd_v2 import CACHE_NAME
+from llava_uhd_v2_hf.model.modeling_llava_uhd_v2 import CACHE_NAME
+from tests.ecosystem.exported_parts import Model, export_parts, random_views, reorder_always  # noqa: F401
 
 
 QUESTION = "Where is red?"

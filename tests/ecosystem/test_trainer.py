@@ -7,7 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from plain_trainer import (
+from torch.nn import functional as F
+from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration, Trainer
+from transformers.trainer_pt_utils import LabelSmoother
+
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from tests.ecosystem.plain_trainer import (
     RecordedTrainer,
     UserCollator,
     assert_same_gradients,
@@ -16,11 +21,6 @@ from plain_trainer import (
     make_conversation,
     mixed_conversations,
 )
-from torch.nn import functional as F
-from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration, Trainer
-from transformers.trainer_pt_utils import LabelSmoother
-
-from llava_uhd_v2_hf.training.collation import ConversationCollator
 
 
 SMOOTHING = 0.3

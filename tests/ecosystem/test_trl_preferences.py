@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoProcessor
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
-from trl_data import load, lora_config
-from trl_preference_data import (
+
+from tests.ecosystem.trl_data import load, lora_config
+from tests.ecosystem.trl_preference_data import (
     freeze_tower,
     log_probs,
     preference_dataset,

@@ -7,13 +7,17 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
-from trl_data import (
+
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.labels import IGNORED
+from llava_uhd_v2_hf.training.adapters import merge_adapter
+from llava_uhd_v2_hf.training.parameter_groups import part_of
+from tests.ecosystem.trl_data import (
     SHAPES,
     TWO_TURNS,
     encode,
@@ -24,11 +28,7 @@ from trl_data import (
     own_loss,
     prompt_dataset,
 )
-
-from llava_uhd_v2_hf.training.adapters import merge_adapter
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.labels import IGNORED
-from llava_uhd_v2_hf.training.parts import part_of
+from tests.support.paths import ROOT
 
 
 ROWS = {"one image": [0, 3], "several images": [1, 4], "no image": [2, 5], "mixed": [0, 1, 2, 3, 4, 5]}

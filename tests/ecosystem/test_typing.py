@@ -9,8 +9,9 @@ import zipfile
 
 import mypy.version  # noqa: F401  a missing client fails here
 import pytest
-import user_script
-from conftest import ROOT
+
+from tests.ecosystem import user_script
+from tests.support.paths import ROOT
 
 
 # not all functions of transformers itself are annotated
@@ -27,9 +28,9 @@ from llava_uhd_v2_hf import (
     LlavaUhdV2Processor,
     LlavaUhdV2ProjectorConfig,
 )
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import plan_slices
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import plan_slices
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.mixtures import ConversationData
 
 
 def use(model: LlavaUhdV2ForConditionalGeneration, processor: LlavaUhdV2Processor, image: Image.Image) -> None:

@@ -14,13 +14,13 @@ from accelerate import init_empty_weights
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pipeline_answers import SMALL, TALL, WIDE
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoProcessor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llava_uhd_v2_hf import LlavaUhdV2Model, LlavaUhdV2Processor
+from tests.ecosystem.pipeline_answers import SMALL, TALL, WIDE
 
 
 IMAGES = [WIDE, SMALL, TALL]

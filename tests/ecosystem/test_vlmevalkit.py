@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
-from apart import Client
-from lmms_eval_tasks import FORM, ROWS
-from one_by_one import OneByOne
+
+from tests.ecosystem.apart import Client
+from tests.ecosystem.lmms_eval_tasks import FORM, ROWS
+from tests.ecosystem.one_by_one import OneByOne
 
 
 VLMEVALKIT = Client("vlmeval")

@@ -2,8 +2,6 @@
 """A tiny LLaVA with random weights: another model of the task that ours have."""
 
 import torch
-from finetune_data import TOKENIZER
-from processor_files import load_tokenizer
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -12,6 +10,9 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+
+from llava_uhd_v2_hf.conversion.processor_files import load_tokenizer
+from tests.support.finetune_data import TOKENIZER
 
 
 TEMPLATE = (

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Image, List
-from finetune_data import draw_image
 from peft import LoraConfig
 from torch import nn
 from transformers import AutoModelForImageTextToText, BatchFeature
+
+from tests.support.finetune_data import draw_image
 
 
 # sizes of a row's images in pixels (width, height), question, answer: 2x2 slices, two slices, none

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import BatchFeature, ProcessorMixin
-from trl_data import SHAPES, image_column, make_dataset
+
+from tests.ecosystem.trl_data import SHAPES, image_column, make_dataset
 
 
 def preference_dataset(rows: Sequence[int]) -> Dataset:

@@ -26,10 +26,10 @@ from llava_uhd_v2_hf import (
     LlavaUhdV2Processor,
     LlavaUhdV2ProjectorConfig,
 )
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import num_image_tokens, plan_slices
-from llava_uhd_v2_hf.training.collation import ConversationCollator
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
+from llava_uhd_v2_hf.data.collation import ConversationCollator
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import num_image_tokens, plan_slices
 
 
 def ask(folder: str, image: Image.Image, question: str) -> str:

@@ -11,26 +11,18 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.support.paths import ROOT
 
 
 NANO = ROOT / "examples/nano"
 
 
-@pytest.fixture(autouse=True)
-def nano_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(NANO))
-
-
 @pytest.fixture(scope="module")
 def drawn_pages():
-    sys.path.insert(0, str(NANO))
-    try:
-        from test_set import make_pages
+    from test_set import make_pages
 
-        return make_pages(count=40)
-    finally:
-        sys.path.remove(str(NANO))
+    return make_pages(count=40)
 
 
 def test_an_answer_stands_where_the_sheet_says(drawn_pages):
@@ -101,8 +93,8 @@ def test_the_test_set_is_always_the_same(drawn_pages):
 def test_records_are_conversations_in_runs_of_one_shape(split):
     from pages import ALIKE, records
 
-    from llava_uhd_v2_hf.training.conversation_data import locate_sample, open_sample
-    from llava_uhd_v2_hf.training.data_recipe import MixtureSource
+    from llava_uhd_v2_hf.data.mixtures import MixtureSource
+    from llava_uhd_v2_hf.data.samples import locate_sample, open_sample
 
     stream, sizes = records(split, 3), []
     for number in range(2 * ALIKE):

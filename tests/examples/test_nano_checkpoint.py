@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.cli.app import app
+from tests.support.paths import ROOT
 
 
 CHECKPOINT = ROOT / "examples/nano/checkpoint"
@@ -22,15 +22,9 @@ NANO = ROOT / "examples/nano"
 
 @pytest.fixture(scope="module")
 def demo():
-    for folder in (NANO, NANO.parent):
-        sys.path.insert(0, str(folder))
-    try:
-        import demo
+    import demo
 
-        return demo
-    finally:
-        for folder in (NANO, NANO.parent):
-            sys.path.remove(str(folder))
+    return demo
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def test_the_folder_is_complete_small_and_ready_for_the_hub():
 
 def test_it_is_the_same_classes_with_nothing_missing():
     model, report = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, output_loading_info=True)
-    assert type(model).__module__ == "llava_uhd_v2_hf.modeling_llava_uhd_v2"
+    assert type(model).__module__ == "llava_uhd_v2_hf.model.modeling_llava_uhd_v2"
     assert not any(report.values())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.config.projector_config.upsampler == "vdim" and model.config.projector_config.levels == [0, 1, 2]

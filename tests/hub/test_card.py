@@ -2,10 +2,10 @@
 import re
 
 import pytest
-from conftest import ROOT
 from huggingface_hub import ModelCard, ModelCardData
 
-from llava_uhd_v2_hf.card import CardRequest, build_card, card_names, check_card, missing_metadata
+from llava_uhd_v2_hf.hub.card import CardRequest, build_card, card_names, check_card, missing_metadata
+from tests.support.paths import ROOT
 
 
 RELEASED = ("qwen2-7b", "vicuna-13b", "vicuna-7b")

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from hub_process import CLI, OWN_CARD
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf import hub
-from llava_uhd_v2_hf.card import CardRequest
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.hub import AUTO_MAP, export_checkpoint, push_checkpoint, read_checkpoint, reshard
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.hub import publishing as hub
+from llava_uhd_v2_hf.hub.card import CardRequest
+from llava_uhd_v2_hf.hub.publishing import AUTO_MAP, export_checkpoint, push_checkpoint, read_checkpoint, reshard
+from tests.support.hub_process import CLI, OWN_CARD
+from tests.support.paths import ROOT
 
 
 PACKAGE = Path(hub.__file__).parent
@@ -228,8 +228,8 @@ def test_installed_package_takes_its_own_classes_and_saves_without_code(checkpoi
     export_checkpoint(checkpoint, None, CardRequest(), with_code=True)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint)
     processor = AutoProcessor.from_pretrained(checkpoint)
-    assert type(model).__module__ == "llava_uhd_v2_hf.modeling_llava_uhd_v2"
-    assert type(processor).__module__ == "llava_uhd_v2_hf.processing_llava_uhd_v2"
+    assert type(model).__module__ == "llava_uhd_v2_hf.model.modeling_llava_uhd_v2"
+    assert type(processor).__module__ == "llava_uhd_v2_hf.model.processing_llava_uhd_v2"
     saved = tmp_path / "saved"
     model.save_pretrained(saved)
     processor.save_pretrained(saved)
@@ -309,7 +309,7 @@ def test_reshard_keeps_every_tensor_and_is_repeatable(checkpoint, tmp_path):
 
 def compute(source, name, output, python=sys.executable, isolated=False, **options):
     """What a checkpoint computes through the five Auto classes, in a process of its own."""
-    command = [python, *(["-I"] if isolated else []), ROOT / "tests/auto_classes.py", source, name, output]
+    command = [python, *(["-I"] if isolated else []), ROOT / "tests/support/auto_classes.py", source, name, output]
     done = subprocess.run(command, text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)
     assert done.returncode == 0, done.stderr
     return load_file(output)

@@ -5,7 +5,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, TextStreamer
 
 from llava_uhd_v2_hf import LlavaUhdV2Model
-from llava_uhd_v2_hf.chat import Chat
+from llava_uhd_v2_hf.inference.chat import Chat
 
 
 QUESTIONS = ["What is this?", "And beside it?", "Is it large? Say how large."]

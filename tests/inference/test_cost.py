@@ -4,9 +4,9 @@ import torch
 from transformers import DynamicCache
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.cost import describe_bytes, estimate_cost
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import plan_slices
-from llava_uhd_v2_hf.modeling_llava_uhd_v2 import CACHE_NAME
+from llava_uhd_v2_hf.inference.cost import describe_bytes, estimate_cost
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import plan_slices
+from llava_uhd_v2_hf.model.modeling_llava_uhd_v2 import CACHE_NAME
 
 
 def plan(height, width, max_slices=6):

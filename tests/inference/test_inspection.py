@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageColor
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
-from llava_uhd_v2_hf.inspection import inspect_image
-from llava_uhd_v2_hf.inspection_picture import (
+from llava_uhd_v2_hf.inference.inspection import inspect_image
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
+from llava_uhd_v2_hf.pictures.slices import (
     SWATCHES,
     WIDTH,
     WRITABLE_SUFFIXES,

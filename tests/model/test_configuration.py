@@ -6,7 +6,7 @@ import json
 import pytest
 from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
 
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 
 
 # Every field of ours away from its default.

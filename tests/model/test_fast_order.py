@@ -10,19 +10,19 @@ from accelerate import cpu_offload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
-from recordings import PROJECTOR, read_pixels, read_recording, under_our_names
 from safetensors.torch import load_file
 from torch import nn
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf import fast_projector_llava_uhd_v2 as fast_projector
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import SUPPORTED_LEVELS
-from llava_uhd_v2_hf.folding_llava_uhd_v2 import folding_pays, reordering_pays
-from llava_uhd_v2_hf.hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
-from llava_uhd_v2_hf.operators_llava_uhd_v2 import build_operators, find_levels
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
-from llava_uhd_v2_hf.vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.model import fast_order_llava_uhd_v2 as fast_projector
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import SUPPORTED_LEVELS
+from llava_uhd_v2_hf.model.folding_llava_uhd_v2 import folding_pays, reordering_pays
+from llava_uhd_v2_hf.model.operators_llava_uhd_v2 import build_operators, find_levels
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.model.window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
+from tests.support.recordings import PROJECTOR, read_pixels, read_recording, under_our_names
 
 
 def small_projector(channels=8, width=16, **options):

@@ -1,19 +1,12 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Counted FLOPs of a tiny model, against formulas by hand."""
 
-import sys
-
+import flops  # noqa: E402
 import pytest
 import torch
-from conftest import ROOT
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, choose_pooling_grid, num_image_tokens
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import flops  # noqa: E402
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, choose_pooling_grid, num_image_tokens
 
 
 TEXT_TOKENS = 7

@@ -6,7 +6,6 @@ from threading import Thread
 
 import pytest
 import torch
-from conftest import GOLDEN, set_fixed_weights
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
@@ -27,7 +26,9 @@ from llava_uhd_v2_hf import (
     LlavaUhdV2ImageProcessor,
     LlavaUhdV2Processor,
 )
-from llava_uhd_v2_hf.modeling_llava_uhd_v2 import CACHE_NAME
+from llava_uhd_v2_hf.model.modeling_llava_uhd_v2 import CACHE_NAME
+from tests.support.models import set_fixed_weights
+from tests.support.paths import GOLDEN
 
 
 ANSWER = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import DEFAULT_POOLING_GRIDS
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import (
+from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import DEFAULT_POOLING_GRIDS
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import (
     ROW_SEPARATOR,
     SLICE_SEPARATOR,
     SlicePlan,

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 import torch
-from convert_checkpoint import convert_checkpoint
-from export_checkpoint import export_checkpoint
 from PIL import Image
 from safetensors.torch import load, load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from llava_uhd_v2_hf.conversion.convert import convert_checkpoint
+from llava_uhd_v2_hf.conversion.export import export_checkpoint
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 
 
 IMAGE = -200  # the released code's mark for an image in input_ids

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fuzz_images import fuzz
 from PIL import Image
 
-from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor, image_loading_llava_uhd_v2
-from llava_uhd_v2_hf.image_loading_llava_uhd_v2 import as_image, read_pixels
+from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor
+from llava_uhd_v2_hf.model import image_loading_llava_uhd_v2
+from llava_uhd_v2_hf.model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from tests.support.fuzz_images import fuzz
 
 
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]

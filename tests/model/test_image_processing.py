@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 from transformers import AutoImageProcessor
 
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
-from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
+from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
-from llava_uhd_v2_hf.hiwin_llava_uhd_v2 import pool_windows, sincos_position_table
-from llava_uhd_v2_hf.modeling_llava_uhd_v2 import CACHE_NAME
+from llava_uhd_v2_hf.model.modeling_llava_uhd_v2 import CACHE_NAME
+from llava_uhd_v2_hf.model.window_attention_llava_uhd_v2 import pool_windows, sincos_position_table
 
 
 TEXT_MODELS = {

@@ -12,16 +12,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from recorded_formats import BYTE_LEVEL, FORMATS, SENTENCEPIECE, build_processor, collapse
 from sentencepiece import SentencePieceProcessor
 from transformers import AddedToken, AutoTokenizer
 
-from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import (
+from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import (
     VICUNA_V1_TEMPLATE,
 )
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
-from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from llava_uhd_v2_hf.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from llava_uhd_v2_hf.model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from tests.support.recorded_formats import BYTE_LEVEL, FORMATS, SENTENCEPIECE, build_processor, collapse
 
 
 ROLES = {"human": "user", "gpt": "assistant"}

@@ -10,15 +10,17 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, beside_the_environment, set_fixed_weights
 from peft import LoraConfig, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from transformers import BitsAndBytesConfig
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf import modeling_llava_uhd_v2 as modeling_module
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
+from llava_uhd_v2_hf.model import modeling_llava_uhd_v2 as modeling_module
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
+from tests.support.environments import beside_the_environment
+from tests.support.models import set_fixed_weights
+from tests.support.paths import ROOT
 
 
 PLAN = SlicePlan((1, 2), (56, 70), (42, 70))
@@ -128,7 +130,15 @@ def test_layers_quantised_by_bitsandbytes_are_called(model, tmp_path, quantisati
 def test_layers_quantised_by_torchao_are_called():
     """In a process of its own, with torchao from a folder beside the environment's packages."""
     path = os.pathsep.join([beside_the_environment("torchao"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/torchao_layers.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        ROOT / "tests/support/torchao_layers.py",
+    ]
     result = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout
 

@@ -9,10 +9,21 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, beside_the_environment
-from finetune_data import write_checkpoint
-from quantized_models import BY_BITSANDBYTES, CONTROL, KEPT, METHODS, WIDTH, check_what_is_quantised, layer_types, load
 from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig
+
+from tests.support.environments import beside_the_environment
+from tests.support.finetune_data import write_checkpoint
+from tests.support.paths import ROOT
+from tests.support.quantized_models import (
+    BY_BITSANDBYTES,
+    CONTROL,
+    KEPT,
+    METHODS,
+    WIDTH,
+    check_what_is_quantised,
+    layer_types,
+    load,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,9 @@ def test_bitsandbytes_quantises_the_text_model_alone(method, wide_checkpoint, tm
 @pytest.mark.slow
 def test_torchao_quantises_the_text_model_alone():
     """In a process of its own, with torchao from a folder beside the environment's packages."""
-    output = run_with_torchao("-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/torchao_quantization.py")
+    output = run_with_torchao(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests/support/torchao_quantization.py"
+    )
     assert "4 passed" in output, output
 
 

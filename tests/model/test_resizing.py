@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_uhd_v2_hf.resizing_llava_uhd_v2 import resize
+from llava_uhd_v2_hf.model.resizing_llava_uhd_v2 import resize
 
 
 SIDES = st.integers(1, 12)

@@ -5,15 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import CLIP_MEAN, CLIP_STD, read_pixels, read_recording, upsampler_tensors
 
 from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf.vdim_llava_uhd_v2 import (
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import (
     LlavaUhdV2BilinearUpsampler,
     LlavaUhdV2Upsampler,
     neighbours,
     pad_by_reflection,
 )
+from tests.support.recordings import CLIP_MEAN, CLIP_STD, read_pixels, read_recording, upsampler_tensors
 
 
 LEVELS = {"2x": [0, 1], "4x": [0, 1, 2], "8x": [0, 1, 2, 3]}

@@ -3,12 +3,12 @@
 
 import pytest
 import torch
-from recordings import read_pixels, read_recording
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
-from llava_uhd_v2_hf.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder, embed_views, num_prefix_tokens
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
+from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder, embed_views, num_prefix_tokens
+from tests.support.recordings import read_pixels, read_recording
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}

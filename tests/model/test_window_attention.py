@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import PROJECTOR, read_pixels, read_recording, under_our_names
 from safetensors.torch import load_file
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import DEFAULT_POOLING_GRIDS, SUPPORTED_LEVELS
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import choose_pooling_grid
-from llava_uhd_v2_hf.hiwin_llava_uhd_v2 import pool_windows, roi_align_weights, sincos_position_table
-from llava_uhd_v2_hf.projector_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import DEFAULT_POOLING_GRIDS, SUPPORTED_LEVELS
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import choose_pooling_grid
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.window_attention_llava_uhd_v2 import pool_windows, roi_align_weights, sincos_position_table
+from tests.support.recordings import PROJECTOR, read_pixels, read_recording, under_our_names
 
 
 LEVELS_OF_MASK = {3: [0, 1], 5: [0, 2], 7: [0, 1, 2]}

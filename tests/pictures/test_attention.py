@@ -13,13 +13,13 @@ from llava_uhd_v2_hf import (
     LlavaUhdV2ForConditionalGeneration,
     LlavaUhdV2ImageProcessor,
     LlavaUhdV2Model,
-    answer_attention,
 )
-from llava_uhd_v2_hf.answer_attention import AnswerAttention, attend, place_weights, split_answer
-from llava_uhd_v2_hf.attention_picture import draw_attention, draw_heat, join_maps
-from llava_uhd_v2_hf.chat import Chat
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.inspection import inspect_image
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.inference.chat import Chat
+from llava_uhd_v2_hf.inference.inspection import inspect_image
+from llava_uhd_v2_hf.pictures import attention as answer_attention
+from llava_uhd_v2_hf.pictures.attention import AnswerAttention, attend, place_weights, split_answer
+from llava_uhd_v2_hf.pictures.attention_picture import draw_attention, draw_heat, join_maps
 
 
 ROWS, COLUMNS = 3, 2  # of the tokens of a view

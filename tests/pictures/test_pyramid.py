@@ -6,10 +6,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
-from llava_uhd_v2_hf.image_processing_llava_uhd_v2 import cut_views
-from llava_uhd_v2_hf.pyramid_picture import (
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
+from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import cut_views
+from llava_uhd_v2_hf.pictures.canvas import draw_panels, fit_palette
+from llava_uhd_v2_hf.pictures.pyramid import (
     SEAM,
     SIDE,
     TALL_SIDE,
@@ -21,7 +22,6 @@ from llava_uhd_v2_hf.pyramid_picture import (
     load_pyramid,
     normalise,
 )
-from llava_uhd_v2_hf.visualization import draw_panels, fit_palette
 
 
 PHOTO = Image.effect_mandelbrot((640, 420), (-2, -1.2, 1, 1.2), 100).convert("RGB")

@@ -4,7 +4,6 @@
 import http.client
 import json
 import socket
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,11 +11,6 @@ from threading import Thread
 
 import openai
 import pytest
-from conftest import ROOT
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from serve_clients import ServerProcess, as_body, ask, encode, good_requests, image_part, picture  # noqa: E402
 
 

@@ -6,16 +6,14 @@ import itertools
 import json
 import queue
 import random
-import sys
 from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT
+from serve_clients import ask, picture  # noqa: E402
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.serve.addresses import CheckedBackend
-from llava_uhd_v2_hf.serve.answers import AnswerText
 from llava_uhd_v2_hf.serve.downloads import Downloader
 from llava_uhd_v2_hf.serve.engine import Engine, Job, Piece, collate
 from llava_uhd_v2_hf.serve.errors import ApiError
@@ -25,11 +23,7 @@ from llava_uhd_v2_hf.serve.prompts import DECODERS, Prompt, PromptMaker
 from llava_uhd_v2_hf.serve.sampling import DrawnTokens, Sampler, make_sampler
 from llava_uhd_v2_hf.serve.schema import parse_request
 from llava_uhd_v2_hf.serve.server import load_folded
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from serve_clients import ask, picture  # noqa: E402
+from llava_uhd_v2_hf.serve.text import AnswerText
 
 
 TEXTS = [

@@ -9,14 +9,10 @@ import time
 
 import openai
 import pytest
-from conftest import ROOT
 from peft import LoraConfig, get_peft_model
-from serve_checkpoint import Reference
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from serve_clients import PATH, ServerProcess, ask  # noqa: E402
+
+from tests.support.serve_checkpoint import Reference
 
 
 pytestmark = pytest.mark.slow  # each starts a process
@@ -77,7 +73,7 @@ def test_an_adapter(talker, tmp_path):
 
 
 def run(*arguments, prelude=""):
-    code = f"{prelude}; from llava_uhd_v2_hf.cli import app; app()"
+    code = f"{prelude}; from llava_uhd_v2_hf.cli.app import app; app()"
     command = [sys.executable, "-c", code.removeprefix("; "), "serve", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 

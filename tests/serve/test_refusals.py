@@ -3,7 +3,6 @@
 
 import http.client
 import socket
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,11 +10,6 @@ from threading import Thread
 
 import openai
 import pytest
-from conftest import ROOT
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from serve_clients import (  # noqa: E402
     PATH,
     ServerProcess,

@@ -2,17 +2,11 @@
 """Fifty clients at a time, a third of them broken or hostile; and the comparison of batches with one by one runs."""
 
 import json
-import sys
 
 import pytest
-import typer
-from conftest import ROOT
-from typer.testing import CliRunner
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 import serve  # noqa: E402
+import typer
+from typer.testing import CliRunner
 
 
 SECONDS = 40

@@ -2,22 +2,16 @@
 """Images behind URLs: only public addresses are connected to, at every hop, and the address is the checked one."""
 
 import asyncio
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from threading import Thread
 
 import pytest
-from conftest import ROOT
+from serve_clients import ServerProcess, as_body, ask, image_part  # noqa: E402
 
 from llava_uhd_v2_hf.serve import addresses
 from llava_uhd_v2_hf.serve.addresses import CheckedBackend, is_public
 from llava_uhd_v2_hf.serve.downloads import Downloader
-
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from serve_clients import ServerProcess, as_body, ask, image_part  # noqa: E402
 
 
 PUBLIC = ["1.1.1.1", "93.184.216.34", "172.15.0.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450:4001::1"]

@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Loads a checkpoint through all five Auto classes, in a process of its own, and saves what they compute.
 
-    python tests/auto_classes.py (package | code) MODEL OUTPUT.safetensors
+    python tests/support/auto_classes.py (package | code) MODEL OUTPUT.safetensors
 
 `package` registers our classes; `code` refuses to find them and takes the checkpoint's own code. MODEL is a folder or
 a Hub id. The weights are read as float32.

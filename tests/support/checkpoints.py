@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN
-from convert_checkpoint import convert_checkpoint
 from PIL import Image
 from safetensors.torch import load, load_file, save_file
 from transformers import AutoImageProcessor
+
+from llava_uhd_v2_hf.conversion.convert import convert_checkpoint
+from tests.support.paths import GOLDEN
 
 
 IMAGE = -200  # the released code's mark for an image in input_ids

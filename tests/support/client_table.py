@@ -10,10 +10,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-from tables import Row, replace_table
+
+from tests.support.tables import Row, replace_table
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs/ecosystem.md"
 RESULTS = pytest.StashKey[dict[str, tuple[Row, bool]]]()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hub_process import CLI
+from tests.support.hub_process import CLI
 
 
 @contextmanager

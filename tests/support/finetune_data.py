@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
-from processor_files import build_generation_config, build_processor, load_tokenizer
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
+from llava_uhd_v2_hf.conversion.processor_files import build_generation_config, build_processor, load_tokenizer
+from tests.support.paths import GOLDEN
 
 
-TOKENIZER = Path(__file__).parent / "golden/tokenizers/sentencepiece_llama_like"
+TOKENIZER = GOLDEN / "tokenizers/sentencepiece_llama_like"
 SIZE, PATCH = 56, 14  # of a slice and of a patch, in pixels
 COLOURS = {
     "red": (230, 20, 20),

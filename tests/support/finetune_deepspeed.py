@@ -4,8 +4,8 @@
 As at real sizes, the projector's other order pays for images, but not for the patch of a batch without any.
 """
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2
-from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_llava_uhd_v2
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ runs in the order that pays at real sizes.
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2
-from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_llava_uhd_v2
 
 
 def shard_on_cpus():

@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 import torch
-from conftest import ROOT
-from hub_process import CLI
 from transformers import AutoModelForImageTextToText
 
-from llava_uhd_v2_hf.training.conversation_data import ConversationDataset
-from llava_uhd_v2_hf.training.data_recipe import ConversationData
-from llava_uhd_v2_hf.training.finetune import build_trainer, finetune, open_data, prepare_arguments
-from llava_uhd_v2_hf.training.finetune_recipe import FinetuneRecipe
-from llava_uhd_v2_hf.training.parts import plan_parts
-from llava_uhd_v2_hf.training.recipe import read_recipe
+from llava_uhd_v2_hf.data.mixtures import ConversationData
+from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.training.parameter_groups import plan_parts
+from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.training.stages.finetune.run import build_trainer, finetune, open_data, prepare_arguments
+from llava_uhd_v2_hf.utils.recipes import read_recipe
+from tests.support.hub_process import CLI
+from tests.support.paths import ROOT
 
 
 ACCELERATE = ROOT / "src/llava_uhd_v2_hf/training/accelerate"

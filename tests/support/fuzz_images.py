@@ -1,8 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Feeds damaged images and random arguments to the image processor: all are read, or refused by errors that name them.
 
-    python tests/fuzz_images.py --cases 20000                # a table of outcomes; exit code 1 if one failed
-    python tests/fuzz_images.py --first 1234 --cases 1       # one case again
+    python tests/support/fuzz_images.py --cases 20000                # a table of outcomes; exit code 1 if one failed
+    python tests/support/fuzz_images.py --first 1234 --cases 1       # one case again
 
 A case depends on the seed and its number alone. Cases run in a process of their own: one that crashes or takes longer
 than `--timeout` seconds ends it, is counted as failed, and the next case starts another.
@@ -31,7 +31,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
 from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor
-from llava_uhd_v2_hf.geometry_llava_uhd_v2 import SlicePlan
+from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
 
 
 MODES = {

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 
-CLI = [sys.executable, "-c", "from llava_uhd_v2_hf.cli import app; app()"]
+CLI = [sys.executable, "-c", "from llava_uhd_v2_hf.cli.app import app; app()"]
 OWN_CARD = ["--license", "mit", "--base-model", "org/base", "--dataset", "org/data"]
 
 

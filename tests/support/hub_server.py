@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """A small Hub for tests: the part of its HTTP API that huggingface_hub uses to push and load a model, on loopback.
 
-    python tests/hub_server.py FOLDER
+    python tests/support/hub_server.py FOLDER
 
 prints its address and serves until it is ended. Repositories lie in FOLDER: repos.json has the commits, blobs/ the
 contents by their hash. Files of LFS_THRESHOLD bytes or more take the LFS way, in parts of PART_SIZE bytes. The storage

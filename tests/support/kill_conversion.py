@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Kills conversions, each at another step, and prints what was left as JSON lines; test_convert_killed.py runs it.
 
-    python tests/kill_conversion.py SOURCE VISION_CONFIG WORK
+    python tests/support/kill_conversion.py SOURCE VISION_CONFIG WORK
 
 A step is everything that changes files under WORK: a folder made, renamed or removed, a file opened, half of what is
 written to it, and its end. Each conversion is a fork of this process, which has imported everything.
@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import weight_files
-from convert_checkpoint import convert_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
+
+from llava_uhd_v2_hf.conversion import weight_files
+from llava_uhd_v2_hf.conversion.convert import convert_checkpoint
 
 
 torch.set_num_threads(1)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from finetune_data import write_checkpoint, write_samples
-from finetune_runs import train
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from tests.support.finetune_data import write_checkpoint, write_samples
+from tests.support.finetune_runs import train
 
 
 WIDTH = 128  # on a CPU bitsandbytes' 4-bit layers take multiples of 64

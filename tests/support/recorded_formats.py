@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import AddedToken, AutoTokenizer
 
 from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
-from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import (
+from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import (
     PLAIN_TEMPLATE,
     QWEN_CHATML_TEMPLATE,
     VICUNA_V1_TEMPLATE,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from weight_map import UPSAMPLER, build_rules
 
 from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.conversion.weight_map import UPSAMPLER, build_rules
 
 
 PROJECTOR = "model.visual.projector."

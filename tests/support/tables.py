@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llava_uhd_v2_hf.whole_file import written_whole
+from llava_uhd_v2_hf.utils.atomic import written_whole
 
 
 class Row(NamedTuple):

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torchao.quantization
 import transformers
-from conftest import ROOT
-from finetune_data import write_checkpoint
-from quantized_models import BY_TORCHAO, METHODS, WIDTH, check_what_is_quantised
+
+from tests.support.finetune_data import write_checkpoint
+from tests.support.paths import ROOT
+from tests.support.quantized_models import BY_TORCHAO, METHODS, WIDTH, check_what_is_quantised
 
 
 @pytest.mark.parametrize("method", BY_TORCHAO.values(), ids=BY_TORCHAO)

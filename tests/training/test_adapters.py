@@ -5,14 +5,14 @@ import importlib.util
 
 import pytest
 import torch
-from finetune_data import write_checkpoint
-from finetune_runs import dataset_of, load, logged, make_recipe, train, trainer_of
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from llava_uhd_v2_hf.training.adapters import merge_adapter
-from llava_uhd_v2_hf.training.parts import part_of
+from llava_uhd_v2_hf.training.parameter_groups import part_of
+from tests.support.finetune_data import write_checkpoint
+from tests.support.finetune_runs import dataset_of, load, logged, make_recipe, train, trainer_of
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 import torch
-from conftest import GOLDEN, ROOT
-from finetune_runs import ACCELERATE, CLI, load, run_command
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf.training.vdim_file import VdimFacts, save_vdim
-from llava_uhd_v2_hf.vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.inference.vdim_file import VdimFacts, save_vdim
+from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from tests.support.finetune_runs import ACCELERATE, CLI, load, run_command
+from tests.support.paths import GOLDEN, ROOT
 
 
 def documented_commands():

@@ -7,19 +7,19 @@ import shutil
 
 import pytest
 import torch
-from finetune_data import write_samples
-from finetune_runs import load, logged, make_recipe, train, trainer_of
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.cli import app
+from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.training import disk_space
-from llava_uhd_v2_hf.training.answers import is_exact
-from llava_uhd_v2_hf.training.finetune_recipe import FinetuneRecipe
-from llava_uhd_v2_hf.training.parts import part_of, plan_parts
-from llava_uhd_v2_hf.training.recipe import read_recipe, shipped_recipes
+from llava_uhd_v2_hf.training.evaluation import is_exact
+from llava_uhd_v2_hf.training.parameter_groups import part_of, plan_parts
+from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.utils.recipes import read_recipe, shipped_recipes
+from tests.support.finetune_data import write_samples
+from tests.support.finetune_runs import load, logged, make_recipe, train, trainer_of
 
 
 ATTENTION = "model.visual.projector.window_attention."

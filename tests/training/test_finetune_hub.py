@@ -8,11 +8,11 @@ import sys
 import time
 
 import pytest
-from finetune_runs import command, logged, train
-from hub_process import CLI
 from safetensors.torch import load_file
 
-from llava_uhd_v2_hf.training.runs import trained_steps
+from llava_uhd_v2_hf.training.run_state import trained_steps
+from tests.support.finetune_runs import command, logged, train
+from tests.support.hub_process import CLI
 
 
 STEPS = 24

@@ -4,15 +4,15 @@
 import json
 
 import pytest
-from finetune_data import CHANCE, permute_images, write_checkpoint, write_samples
-from finetune_runs import dataset_of, load, logged, train
 from peft import PeftModel
 from transformers import AutoProcessor
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf import projector_llava_uhd_v2 as projector_module
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.training.answers import generate_answers, is_exact
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.training.evaluation import generate_answers, is_exact
+from tests.support.finetune_data import CHANCE, permute_images, write_checkpoint, write_samples
+from tests.support.finetune_runs import dataset_of, load, logged, train
 
 
 STEPS = 800

@@ -9,11 +9,13 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, beside_the_environment
-from finetune_runs import ACCELERATE, command, logged, run_command, train
-from hub_process import CLI
 from PIL import Image
 from safetensors.torch import load_file
+
+from tests.support.environments import beside_the_environment
+from tests.support.finetune_runs import ACCELERATE, command, logged, run_command, train
+from tests.support.hub_process import CLI
+from tests.support.paths import ROOT
 
 
 @pytest.mark.slow
@@ -132,6 +134,6 @@ def test_two_sharded_processes_have_the_curve_of_one(
 def test_gradients_that_would_be_mixed_up_are_refused(tiny_checkpoint, every_other, tmp_path, monkeypatch, capfd):
     use_deepspeed(monkeypatch)
     arguments = command("sft", tiny_checkpoint, every_other, tmp_path, *TOGETHER)[len(CLI) :]
-    program = ["--zero_stage", "2", ROOT / "tests/finetune_deepspeed.py", *arguments]
+    program = ["--zero_stage", "2", ROOT / "tests/support/finetune_deepspeed.py", *arguments]
     assert launched("zero1.yaml", program).wait() == 1
     assert "Error: DeepSpeed's ZeRO stage 2" in capfd.readouterr().err

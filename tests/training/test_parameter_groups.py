@@ -5,13 +5,13 @@ import re
 
 import pytest
 import torch
-from finetune_runs import load
 from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from llava_uhd_v2_hf.training.finetune_recipe import FinetuneParts, PartSettings
-from llava_uhd_v2_hf.training.parts import apply_plan, describe_plan, optimizer_groups, part_of, plan_parts
+from llava_uhd_v2_hf.training.parameter_groups import apply_plan, describe_plan, optimizer_groups, part_of, plan_parts
+from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneParts, PartSettings
+from tests.support.finetune_runs import load
 
 
 ATTENTION = "model.visual.projector.window_attention."

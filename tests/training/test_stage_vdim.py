@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from assemble import assemble
-from conftest import GOLDEN, ROOT
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -41,16 +39,18 @@ from transformers import (
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-from llava_uhd_v2_hf.cli import app
-from llava_uhd_v2_hf.training.recipe import read_recipe
-from llava_uhd_v2_hf.training.vdim import build_model, train_vdim
-from llava_uhd_v2_hf.training.vdim_data import VdimImages, VdimStream, open_source, open_stream, read_square
-from llava_uhd_v2_hf.training.vdim_draws import Jitter, draw_jitter
-from llava_uhd_v2_hf.training.vdim_file import load_vdim, load_vdim_into
-from llava_uhd_v2_hf.training.vdim_losses import jittered_views
-from llava_uhd_v2_hf.training.vdim_model import VdimPretraining
-from llava_uhd_v2_hf.training.vdim_recipe import VdimData, VdimLoss, VdimRecipe
-from llava_uhd_v2_hf.training.vdim_trainer import VdimTrainer
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.conversion.assemble import assemble
+from llava_uhd_v2_hf.inference.vdim_file import load_vdim, load_vdim_into
+from llava_uhd_v2_hf.training.stages.vdim.draws import Jitter, draw_jitter
+from llava_uhd_v2_hf.training.stages.vdim.images import VdimImages, VdimStream, open_source, open_stream, read_square
+from llava_uhd_v2_hf.training.stages.vdim.losses import jittered_views
+from llava_uhd_v2_hf.training.stages.vdim.model import VdimPretraining
+from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimData, VdimLoss, VdimRecipe
+from llava_uhd_v2_hf.training.stages.vdim.run import build_model, train_vdim
+from llava_uhd_v2_hf.training.stages.vdim.trainer import VdimTrainer
+from llava_uhd_v2_hf.utils.recipes import read_recipe
+from tests.support.paths import GOLDEN, ROOT
 
 
 SIZE = 56
@@ -62,7 +62,7 @@ TOWER = {
     "image_size": SIZE,
     "patch_size": 14,
 }
-COMMAND = [sys.executable, "-c", "from llava_uhd_v2_hf.cli import app; app()", "train", "vdim"]
+COMMAND = [sys.executable, "-c", "from llava_uhd_v2_hf.cli.app import app; app()", "train", "vdim"]
 
 
 def write_photographs(folder, count):

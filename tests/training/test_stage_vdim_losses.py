@@ -4,18 +4,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from recordings import read_pixels, read_recording, upsampler_tensors
 
 from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf.training.vdim_draws import Jitter, JitterDraws
-from llava_uhd_v2_hf.training.vdim_losses import (
+from llava_uhd_v2_hf.data.normalisation import NORMALISATIONS
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.training.stages.vdim.draws import Jitter, JitterDraws
+from llava_uhd_v2_hf.training.stages.vdim.losses import (
     AttentionDownsampler,
     VdimObjective,
     crf_loss,
     sample,
 )
-from llava_uhd_v2_hf.training.vdim_recipe import NORMALISATIONS, VdimLoss
-from llava_uhd_v2_hf.vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimLoss
+from tests.support.recordings import read_pixels, read_recording, upsampler_tensors
 
 
 LEVELS = {1: "2x", 2: "4x"}

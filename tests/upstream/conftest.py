@@ -2,7 +2,8 @@
 """Runs transformers' own tests: skips the exceptions, and fails a test that is skipped for a reason not listed."""
 
 import pytest
-from skips import EXCEPTIONS, judge_skip
+
+from tests.upstream.skips import EXCEPTIONS, judge_skip
 
 
 # Marks that transformers puts on its tests.

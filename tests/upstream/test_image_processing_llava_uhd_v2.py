@@ -10,9 +10,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from PIL import Image
-from transformers_tests.test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 
 from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor
+from tests.upstream.transformers_tests.test_image_processing_common import (
+    ImageProcessingTester,
+    ImageProcessingTestMixin,
+)
 
 
 pytestmark = pytest.mark.slow

@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.testing_utils import set_config_for_less_flaky_test
-from transformers_tests import test_modeling_common
-from transformers_tests.generation.test_utils import GenerationTesterMixin
-from transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
-from llava_uhd_v2_hf.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+from tests.upstream.transformers_tests import test_modeling_common
+from tests.upstream.transformers_tests.generation.test_utils import GenerationTesterMixin
+from tests.upstream.transformers_tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from transformers import AddedToken, AutoTokenizer
-from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
-from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE
+from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE
+from tests.upstream.transformers_tests.test_processing_common import ProcessorTesterMixin
 
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,8 @@
 """The rules by which tests of transformers may be skipped."""
 
 import pytest
-from skips import EXCEPTIONS, judge_skip
+
+from tests.upstream.skips import EXCEPTIONS, judge_skip
 
 
 def test_there_are_at_most_ten_exceptions_and_each_names_its_line():

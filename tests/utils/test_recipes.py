@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 
-from llava_uhd_v2_hf.training.recipe import read_recipe, shipped_recipes
-from llava_uhd_v2_hf.training.vdim_recipe import VdimRecipe
+from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimRecipe
+from llava_uhd_v2_hf.utils.recipes import read_recipe, shipped_recipes
 
 
 @dataclass

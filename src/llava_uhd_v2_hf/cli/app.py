@@ -12,16 +12,16 @@ import torch
 import typer
 from transformers import AutoProcessor, TextStreamer
 
-from .card import CardRequest
-from .chat import Chat
-from .checkpoint import check_checkpoint
-from .command_inputs import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
-from .cost import describe_bytes, estimate_cost
-from .hub import export_checkpoint, push_checkpoint
-from .inspection import inspect_image
-from .inspection_picture import check_suffix, draw_inspection, save_picture
-from .serve.limits import Limits
-from .whole_file import written_whole
+from ..hub.card import CardRequest
+from ..hub.publishing import export_checkpoint, push_checkpoint
+from ..inference.chat import Chat
+from ..inference.checkpoints import check_checkpoint
+from ..inference.cost import describe_bytes, estimate_cost
+from ..inference.inspection import inspect_image
+from ..inference.loading import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
+from ..pictures.slices import check_suffix, draw_inspection, save_picture
+from ..serve.limits import Limits
+from ..utils.atomic import written_whole
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -180,7 +180,7 @@ def visualize(
     with errors_in_one_line():
         check_suffix(out)
         if what == "attention":
-            from .attention_picture import explain_answer
+            from ..pictures.attention_picture import explain_answer
 
             if model is None or not question:
                 raise ValueError("A picture of the attention needs --model and --question.")
@@ -195,7 +195,7 @@ def visualize(
             picture = read_image(image, image_processor.max_image_pixels)
             save_picture(draw_inspection(inspect_image(picture, image_processor, config, max_slices)), out)
         else:
-            from .pyramid_picture import draw_pyramid, load_pyramid
+            from ..pictures.pyramid import draw_pyramid, load_pyramid
 
             parts = load_pyramid(model)
             picture = read_image(image, parts.image_processor.max_image_pixels)
@@ -216,7 +216,7 @@ def demo(
 ) -> None:
     """Open a page, for this machine alone, where models answer questions about images and show how they see them."""
     with errors_in_one_line():
-        from .demo.page import serve
+        from ..demo.page import serve
 
         serve(model, example or [], port, typer.echo)
 
@@ -253,7 +253,7 @@ def serve(
 ) -> None:
     """Answer OpenAI's chat completions over HTTP, until interrupted."""
     with errors_in_one_line():
-        from .serve.server import serve as serve_model
+        from ..serve.server import serve as serve_model
 
         limits = Limits(
             request_bytes=max_request_bytes,
@@ -284,9 +284,9 @@ Settings = Annotated[
 def vdim(recipe: RecipeName, settings: Settings = None) -> None:
     """Pre-train the up-sampler for a vision tower; started again, it goes on from its last checkpoint."""
     with errors_in_one_line():
-        from .training.recipe import read_recipe
-        from .training.vdim import train_vdim
-        from .training.vdim_recipe import VdimRecipe
+        from ..training.stages.vdim.recipe import VdimRecipe
+        from ..training.stages.vdim.run import train_vdim
+        from ..utils.recipes import read_recipe
 
         path = train_vdim(read_recipe(VdimRecipe, recipe, settings or (), stage="vdim"))
         leave_process_group()
@@ -307,9 +307,9 @@ def sft(recipe: RecipeName, settings: Settings = None) -> None:
 
 def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pretrain", "sft"]) -> None:
     with errors_in_one_line():
-        from .training.finetune import finetune
-        from .training.finetune_recipe import FinetuneRecipe
-        from .training.recipe import read_recipe
+        from ..training.stages.finetune.recipe import FinetuneRecipe
+        from ..training.stages.finetune.run import finetune
+        from ..utils.recipes import read_recipe
 
         folder = finetune(read_recipe(FinetuneRecipe, recipe, settings or (), stage=stage), stage)
         leave_process_group()
@@ -329,7 +329,7 @@ def merge(
 ) -> None:
     """Write the checkpoint of an adapter with the adapter in its weights."""
     with errors_in_one_line():
-        from .training.adapters import merge_adapter
+        from ..training.adapters import merge_adapter
 
         merge_adapter(adapter, output)
         typer.echo(f"Saved: {output}")
@@ -363,8 +363,8 @@ def check(
 ) -> None:
     """Read every sample and image once; exit with 1 if something would stop a training."""
     with errors_in_one_line():
-        from .training.data_check import check_data
-        from .training.data_recipe import ConversationData
+        from ..data.check import check_data
+        from ..data.mixtures import ConversationData
 
         processor = None
         if model is not None:

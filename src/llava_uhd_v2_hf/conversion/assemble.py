@@ -15,7 +15,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from checkpoint_folder import (
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils import IMAGE_PROCESSOR_NAME
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
+
+from .convert import choose_dtype, converted_tensor
+from .output_folder import (
     PARTIAL,
     check_disk_space,
     errors_as_messages,
@@ -26,8 +33,7 @@ from checkpoint_folder import (
     staged,
     write_record,
 )
-from convert_checkpoint import choose_dtype, converted_tensor
-from processor_files import (
+from .processor_files import (
     IMAGE_TOKEN,
     MAX_SLICES,
     build_generation_config,
@@ -35,12 +41,9 @@ from processor_files import (
     copy_sentencepiece,
     load_tokenizer,
 )
-from released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
-from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import IMAGE_PROCESSOR_NAME
-from weight_files import LazyTensor, WeightFiles, total_size, write_shards
-from weight_map import (
+from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from .weight_map import (
     PROJECTOR,
     UPSAMPLER,
     VDIM_PREFIX,
@@ -52,8 +55,6 @@ from weight_map import (
     rule_problems,
     with_rows,
 )
-
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
 
 TOWER = "model.visual.vision_tower."

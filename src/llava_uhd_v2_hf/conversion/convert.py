@@ -14,7 +14,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from checkpoint_folder import (
+from torch import Tensor
+
+from llava_uhd_v2_hf import LlavaUhdV2Config
+
+from .output_folder import (
     PARTIAL,
     check_disk_space,
     errors_as_messages,
@@ -25,16 +29,15 @@ from checkpoint_folder import (
     staged,
     write_record,
 )
-from processor_files import (
+from .processor_files import (
     IMAGE_TOKEN,
     build_generation_config,
     build_processor,
     copy_sentencepiece,
     load_tokenizer,
 )
-from released_config import build_config, build_text_config, build_vision_config
-from torch import Tensor
-from weight_files import (
+from .released_config import build_config, build_text_config, build_vision_config
+from .weight_files import (
     FLOATING_DTYPES,
     LazyTensor,
     WeightFiles,
@@ -43,9 +46,7 @@ from weight_files import (
     total_size,
     write_shards,
 )
-from weight_map import INPUT_EMBEDDINGS, Rule, WeightPlan, model_shapes, plan_weights, with_rows
-
-from llava_uhd_v2_hf import LlavaUhdV2Config
+from .weight_map import INPUT_EMBEDDINGS, Rule, WeightPlan, model_shapes, plan_weights, with_rows
 
 
 KEPT_DTYPES = ("float32", "bfloat16", "float16")

@@ -14,7 +14,14 @@ from typing import Annotated
 
 import torch
 import typer
-from checkpoint_folder import (
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
+
+from llava_uhd_v2_hf import LlavaUhdV2Config
+
+from .convert import new_rows, widest_dtype
+from .output_folder import (
     PARTIAL,
     check_disk_space,
     errors_as_messages,
@@ -25,20 +32,16 @@ from checkpoint_folder import (
     write_json,
     write_record,
 )
-from convert_checkpoint import new_rows, widest_dtype
-from processor_files import (
+from .processor_files import (
     SENTENCEPIECE_NAME,
     TOKENIZER_FILES,
     copy_sentencepiece,
     remove_image_token,
     unspeakable_ids,
 )
-from released_config import KNOWN_VISION_TOWER, released_values
-from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig
-from transformers.utils import GENERATION_CONFIG_NAME
-from weight_files import LazyTensor, WeightFiles, total_size, write_shards
-from weight_map import (
+from .released_config import KNOWN_VISION_TOWER, released_values
+from .weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from .weight_map import (
     INPUT_EMBEDDINGS,
     OUTPUT_EMBEDDINGS,
     TOWER_COPY,
@@ -48,8 +51,6 @@ from weight_map import (
     unused_fillings,
     with_rows,
 )
-
-from llava_uhd_v2_hf import LlavaUhdV2Config
 
 
 SEED = 0  # of the random numbers in tensors that are never used

@@ -14,7 +14,13 @@ from typing import Annotated
 
 import torch
 import typer
-from checkpoint_folder import (
+from torch import nn
+
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
+
+from .convert import converted_tensor, widest_dtype
+from .export import read_config
+from .output_folder import (
     PARTIAL,
     check_disk_space,
     errors_as_messages,
@@ -26,12 +32,9 @@ from checkpoint_folder import (
     write_json,
     write_record,
 )
-from convert_checkpoint import converted_tensor, widest_dtype
-from export_checkpoint import read_config
-from processor_files import PROCESSOR_FILES
-from torch import nn
-from weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
-from weight_map import (
+from .processor_files import PROCESSOR_FILES
+from .weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
+from .weight_map import (
     PREFIXES,
     Rule,
     build_rules,
@@ -40,8 +43,6 @@ from weight_map import (
     rule_problems,
     with_rows,
 )
-
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
 
 ADAPTER_CONFIG, ADAPTER_STEM, FULL_PARTS = "adapter_config.json", "adapter_model", "non_lora_trainables.bin"

@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from checkpoint_folder import read_json
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
-from llava_uhd_v2_hf.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+
+from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+from .output_folder import read_json
 
 
 IMAGE_TOKEN = "<image>"

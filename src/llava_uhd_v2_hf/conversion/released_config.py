@@ -4,11 +4,12 @@
 from pathlib import Path
 from typing import Any
 
-from checkpoint_folder import read_json
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG
+
+from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG
+from .output_folder import read_json
 
 
 NUM_QUERY_SETS = 4

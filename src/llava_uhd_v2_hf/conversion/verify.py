@@ -16,18 +16,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from checkpoint_folder import errors_as_messages, read_json
-from convert_checkpoint import converted_tensor
-from export_checkpoint import read_config
-from released_config import TEXT_CONFIGS, build_config, build_text_config
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import PROCESSOR_NAME
-from weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
-from weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
+
+from .convert import converted_tensor
+from .export import read_config
+from .output_folder import errors_as_messages, read_json
+from .released_config import TEXT_CONFIGS, build_config, build_text_config
+from .weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
+from .weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
 
 
 PARTS = (

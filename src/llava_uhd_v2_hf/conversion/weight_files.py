@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoint_folder import read_json
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+
+from .output_folder import read_json
 
 
 MAX_SHARD_SIZE = 2 * 10**9  # bytes

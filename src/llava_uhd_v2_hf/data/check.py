@@ -10,15 +10,15 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..image_loading_llava_uhd_v2 import read_pixels
-from ..image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.image_loading_llava_uhd_v2 import read_pixels
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .collation import ConversationCollator
-from .conversation_data import describe_missing, locate_sample, open_sample
-from .data_recipe import ConversationData, MixtureSource, read_sources
 from .lengths import count_tokens
-from .record_files import Records, open_records
+from .mixtures import ConversationData, MixtureSource, read_sources
+from .records import Records, open_records
 from .sample_images import image_size
+from .samples import describe_missing, locate_sample, open_sample
 
 
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}

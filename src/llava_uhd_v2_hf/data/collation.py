@@ -10,8 +10,8 @@ import jinja2
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..image_loading_llava_uhd_v2 import image_name
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.image_loading_llava_uhd_v2 import image_name
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .labels import IGNORED, chatml_ids, released_chatml_labels, template_labels
 from .worker_counts import WorkerCounts
 

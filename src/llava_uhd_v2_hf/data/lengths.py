@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .conversation_data import ConversationDataset
-from .vdim_draws import generator
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..utils.seeds import generator
+from .samples import ConversationDataset
 
 
 def count_tokens(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .recipe import build, parse_yaml
+from ..utils.recipes import build, parse_yaml
 
 
 @dataclass

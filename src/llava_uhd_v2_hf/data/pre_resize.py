@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ..geometry_llava_uhd_v2 import plan_slices
+from ..model.geometry_llava_uhd_v2 import plan_slices
 
 
 TEXT_VQA_SIDE = 1024

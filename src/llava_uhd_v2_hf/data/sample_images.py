@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 
-from ..image_loading_llava_uhd_v2 import as_image, read_pixels
-from ..image_loading_llava_uhd_v2 import open_image as read_header
-from ..image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..model.image_loading_llava_uhd_v2 import open_image as read_header
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .pre_resize import pre_resized
 
 

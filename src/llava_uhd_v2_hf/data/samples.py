@@ -11,11 +11,11 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ..utils.seeds import generator
 from .conversations import read_conversation
-from .data_recipe import ConversationData, MixtureSource, read_sources
-from .record_files import Records, open_records
+from .mixtures import ConversationData, MixtureSource, read_sources
+from .records import Records, open_records
 from .sample_images import file_name, is_missing, locate_image, open_resized, resized_size
-from .vdim_draws import generator
 
 
 logger = logging.get_logger(__name__)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .conversation_data import describe_missing, locate_sample, open_sample
-from .data_recipe import ConversationData, MixtureSource, read_sources
-from .record_files import open_dataset
-from .record_scripts import open_script
+from .mixtures import ConversationData, MixtureSource, read_sources
+from .records import open_dataset
+from .samples import describe_missing, locate_sample, open_sample
+from .script_source import open_script
 from .worker_counts import WorkerCounts
 
 

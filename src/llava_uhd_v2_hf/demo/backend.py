@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, TextIteratorStreamer
 
-from ..answer_attention import AnswerAttention, attend
-from ..attention_picture import draw_attention
-from ..chat import Chat
-from ..checkpoint import check_checkpoint
-from ..command_inputs import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
-from ..inspection import Inspection, inspect_image
-from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from ..pyramid_picture import PyramidParts, draw_pyramid
+from ..inference.chat import Chat
+from ..inference.checkpoints import check_checkpoint
+from ..inference.inspection import Inspection, inspect_image
+from ..inference.loading import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..pictures.attention import AnswerAttention, attend
+from ..pictures.attention_picture import draw_attention
+from ..pictures.pyramid import PyramidParts, draw_pyramid
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image
 
-from ..command_inputs import EXPECTED_ERRORS, describe_error, read_image
-from ..inspection_picture import draw_inspection
-from .desk import Conversation, Desk, Subject
+from ..inference.loading import EXPECTED_ERRORS, describe_error, read_image
+from ..pictures.slices import draw_inspection
+from .backend import Conversation, Desk, Subject
 
 
 CHOSEN = "shown"  # the label of the tokens that the picture of the attention is about

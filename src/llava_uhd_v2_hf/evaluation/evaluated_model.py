@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..answering import answer_chats
-from ..checkpoint import check_checkpoint
+from ..inference.batch import answer_chats
+from ..inference.checkpoints import check_checkpoint
 from .generation import cut_answer, read_generation
 from .image_rules import pre_resized_image
 from .questions import Question, with_ocr_tokens, without_ocr_tokens

@@ -5,8 +5,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..image_loading_llava_uhd_v2 import as_image, read_pixels
-from ..training.pre_resize import longer_side_to
+from ..data.pre_resize import longer_side_to
+from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
 
 
 PRE_RESIZE_RULES = ("released-permute", "released-sequential")

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
-from ..checkpoint import base_of, is_adapter
-from ..whole_file import written_whole
+from ..inference.checkpoints import base_of, is_adapter
+from ..utils.atomic import written_whole
 
 
 PACKAGES = ("llava-uhd-v2-hf", "transformers", "tokenizers", "torch", "numpy", "pillow")

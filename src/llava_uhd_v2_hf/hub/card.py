@@ -45,7 +45,7 @@ def cards_folder() -> Path:
     Raises:
         FileNotFoundError: if it is in neither place.
     """
-    clone = Path(__file__).parents[2] / "model_cards"
+    clone = Path(__file__).parents[3] / "model_cards"
     installed = Path(sysconfig.get_path("data")) / "share/llava-uhd-v2-hf/model_cards"
     for folder in (clone, installed):
         if (folder / f"{TEMPLATE}.md").is_file():

@@ -38,12 +38,12 @@ from transformers.utils import (
     logging,
 )
 
+from ..inference.cost import describe_bytes
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .card import CardRequest, build_card, check_card, missing_metadata
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .cost import describe_bytes
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from .modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
-from .processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 logger = logging.get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 def answer_chats(

@@ -8,8 +8,8 @@ from PIL import Image
 from transformers import Cache
 from transformers.generation.streamers import BaseStreamer
 
-from .modeling_llava_uhd_v2 import CACHE_NAME, LlavaUhdV2ForConditionalGeneration
-from .processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.modeling_llava_uhd_v2 import CACHE_NAME, LlavaUhdV2ForConditionalGeneration
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 class Chat:

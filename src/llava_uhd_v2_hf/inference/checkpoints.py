@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 
 
 def is_adapter(model: str) -> bool:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .fast_projector_llava_uhd_v2 import BAND_BYTES, CHUNK_BYTES, HEAD_GROUPS, STRIP_BYTES
-from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
-from .vision_llava_uhd_v2 import views_at_a_time, wide_layer_size
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.fast_order_llava_uhd_v2 import BAND_BYTES, CHUNK_BYTES, HEAD_GROUPS, STRIP_BYTES
+from ..model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
+from ..model.vision_llava_uhd_v2 import views_at_a_time, wide_layer_size
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR, SlicePlan, token_layout
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR, SlicePlan, token_layout
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 
-from .checkpoint import check_checkpoint
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .image_loading_llava_uhd_v2 import as_image, read_pixels
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from .modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .checkpoints import check_checkpoint
 
 
 # of a config.json with wrong values, and of weights that are cut off, too

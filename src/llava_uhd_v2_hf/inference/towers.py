@@ -4,8 +4,8 @@
 import torch
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 
-from ..configuration_llava_uhd_v2 import LlavaUhdV2Config
-from ..vision_llava_uhd_v2 import embed_views, num_prefix_tokens, num_read_layers, tower_layers
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.vision_llava_uhd_v2 import embed_views, num_prefix_tokens, num_read_layers, tower_layers
 
 
 def load_tower(

@@ -1,22 +1,20 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The result of VDIM pre-training: one small safetensors file with the up-sampler, and its card."""
+"""The result of VDIM pre-training: one small safetensors file with the up-sampler."""
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import ModelCardData, hf_hub_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
-from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
-from ..whole_file import written_whole
-from .cards import render_card
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from ..model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from ..utils.atomic import written_whole
 
 
 VDIM_NAME = "vdim.safetensors"
@@ -153,13 +151,6 @@ def _load(upsampler: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Pa
         upsampler.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"The tensors in {path} don't fit: {' '.join(str(error).split())}") from error
-
-
-def write_card(folder: Path, facts: VdimFacts, results: dict[str, Any]) -> None:
-    """Writes README.md: what was trained, how, and the loss that was measured; see vdim_card.md for `results`."""
-    base_model = facts.tower if not Path(facts.tower).exists() else None
-    data = ModelCardData(tags=["llava-uhd-v2", "vdim", "feature-upsampling"], base_model=base_model)
-    render_card(folder, "vdim_card.md", data, facts=facts, tower=Path(facts.tower).name, **results)
 
 
 __all__ = ["VdimFacts", "find_vdim", "load_vdim", "load_vdim_into", "save_vdim"]

@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
-from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
 from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels
 from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
-from .vdim_llava_uhd_v2 import full_precision
+from .upsamplers_vdim_llava_uhd_v2 import full_precision
+from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
 
 
 # What is worked through together, in bytes: it bounds memory, and is enough for efficient matrix products on a CPU.

@@ -18,8 +18,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.utils import is_torchdynamo_exporting
 
-from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
-from .vdim_llava_uhd_v2 import full_precision
+from .upsamplers_vdim_llava_uhd_v2 import full_precision
+from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
 
 # What the numbers of multiplications don't say, measured by benchmarks/projector_forms.py

@@ -21,11 +21,11 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens, token_layout
-from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
-from .projector_llava_uhd_v2 import LlavaUhdV2Projector
+from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 from .text_llava_uhd_v2 import build_lm_head, scale_logits
-from .vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
+from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
 from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
 
 
 # transformers 5.24 renamed the cache in arguments and outputs; before, the old name is taken without a warning

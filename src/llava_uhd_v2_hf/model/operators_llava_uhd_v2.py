@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
-from .vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2UpsamplerStage, full_precision
+from .upsamplers_vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2UpsamplerStage, full_precision
 
 
 # Coarse pixels a side whose finer pixels are made by one matrix product.

@@ -8,7 +8,7 @@ from transformers.utils import is_torchdynamo_exporting, logging
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .fast_projector_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts, project_views
+from .fast_order_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts, project_views
 from .folding_llava_uhd_v2 import (
     AttentionWeights,
     folded_layers,
@@ -19,8 +19,8 @@ from .folding_llava_uhd_v2 import (
     sum_weights,
 )
 from .geometry_llava_uhd_v2 import choose_pooling_grid
-from .hiwin_llava_uhd_v2 import LlavaUhdV2WindowAttention
-from .vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
 
 logger = logging.get_logger(__name__)

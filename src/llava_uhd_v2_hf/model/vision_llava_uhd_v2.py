@@ -19,7 +19,7 @@ from transformers.utils import is_torchdynamo_exporting, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
-from .projector_llava_uhd_v2 import LlavaUhdV2Projector
+from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 from .resizing_llava_uhd_v2 import resize
 
 

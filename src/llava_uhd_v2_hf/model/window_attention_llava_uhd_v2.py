@@ -17,7 +17,7 @@ from transformers.utils.generic import maybe_autocast
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import choose_pooling_grid
 from .resizing_llava_uhd_v2 import resize
-from .vdim_llava_uhd_v2 import full_precision
+from .upsamplers_vdim_llava_uhd_v2 import full_precision
 
 
 def sincos_position_table(query_grid: list[int], width: int) -> torch.Tensor:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from transformers import Cache, PreTrainedModel
 
-from .chat import Chat
-from .inspection import Inspection
-from .modeling_llava_uhd_v2 import CACHE_NAME
+from ..inference.chat import Chat
+from ..inference.inspection import Inspection
+from ..model.modeling_llava_uhd_v2 import CACHE_NAME
 
 
 STEPS_AT_A_TIME = 64  # the weights of more take much memory

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor
 
-from .answer_attention import AnswerAttention, attend, place_weights
-from .chat import Chat
-from .command_inputs import load_image_settings, load_network, read_image
-from .geometry_llava_uhd_v2 import SlicePlan
-from .inspection import Inspection, count_of, inspect_image
-from .inspection_picture import (
+from ..inference.chat import Chat
+from ..inference.inspection import Inspection, count_of, inspect_image
+from ..inference.loading import load_image_settings, load_network, read_image
+from ..model.geometry_llava_uhd_v2 import SlicePlan
+from .attention import AnswerAttention, attend, place_weights
+from .slices import (
     BACKGROUND,
     INK,
     MARGIN,

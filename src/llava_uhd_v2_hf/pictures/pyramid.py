@@ -14,16 +14,16 @@ from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, PreTrainedModel
 
-from .checkpoint import check_checkpoint
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .geometry_llava_uhd_v2 import SlicePlan
-from .image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
-from .inspection import count_of
-from .modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from .training.vdim_file import VDIM_NAME, load_vdim
-from .training.vdim_recipe import NORMALISATIONS
-from .training.vdim_tower import load_tower, tower_features
-from .visualization import BACKGROUND, draw_panels, enlarge, fit_palette, guidance_row, pyramid_row
+from ..data.normalisation import NORMALISATIONS
+from ..inference.checkpoints import check_checkpoint
+from ..inference.inspection import count_of
+from ..inference.towers import load_tower, tower_features
+from ..inference.vdim_file import VDIM_NAME, load_vdim
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.geometry_llava_uhd_v2 import SlicePlan
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .canvas import BACKGROUND, draw_panels, enlarge, fit_palette, guidance_row, pyramid_row
 
 
 # longer side of a panel in pixels of the picture: of an image up to twice as long as wide, of a tall and of a wide one

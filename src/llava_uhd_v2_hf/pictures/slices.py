@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
-from .inspection import Inspection, count_of
-from .whole_file import written_whole
+from ..inference.inspection import Inspection, count_of
+from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
+from ..utils.atomic import written_whole
 
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from .engine import Piece
 from .errors import ApiError
+from .parsing import ClientGone, read_body, unless_gone
 from .replies import Reply
-from .requests import ClientGone, read_body, unless_gone
 from .schema import parse_request
 from .service import Service
 

@@ -14,12 +14,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from .answers import AnswerText
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .errors import ApiError
 from .metrics import Metrics
 from .prompts import Prompt
 from .sampling import DrawnTokens, Sampler
+from .text import AnswerText
 
 
 # How long a request waits for others to make a batch with: for any, and for those that are known to be on their way

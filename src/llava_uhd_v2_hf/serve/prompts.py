@@ -14,8 +14,8 @@ import torch
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
-from ..image_loading_llava_uhd_v2 import open_image, read_pixels
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.image_loading_llava_uhd_v2 import open_image, read_pixels
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .downloads import Downloader
 from .errors import ApiError
 from .limits import Limits

@@ -12,9 +12,9 @@ from pathlib import Path
 import uvicorn
 from transformers import AutoProcessor
 
-from ..checkpoint import check_checkpoint
-from ..command_inputs import load_network
-from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ..inference.checkpoints import check_checkpoint
+from ..inference.loading import load_network
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .addresses import CheckedBackend, is_public
 from .app import build_app
 from .downloads import Downloader

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..checkpoint import base_of, is_adapter
-from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from .finetune_recipe import LoraSettings, QuantizationSettings
-from .parts import part_of
+from ..inference.checkpoints import base_of, is_adapter
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .parameter_groups import part_of
 from .result_folder import stored_dtype, write_model
+from .stages.finetune.recipe import LoraSettings, QuantizationSettings
 
 
 TEXT_MODEL = "model.language_model"

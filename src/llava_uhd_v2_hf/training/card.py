@@ -1,28 +1,29 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The README.md of a result, rendered from a template of this folder."""
+"""The README.md of a result, rendered from a template."""
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..whole_file import written_whole
+from ..utils.atomic import written_whole
 
 
 CARD_NAME = "README.md"
 
 
-def render_card(folder: Path, template: str, metadata: ModelCardData, **values: Any) -> None:
+def render_card(folder: Path, template: Traversable, metadata: ModelCardData, **values: Any) -> None:
     """Writes `folder`/README.md, under a temporary name first.
 
     Args:
         folder: of the result.
-        template: name of the file.
+        template: its file.
         metadata: at the top of the card.
         values: what the template takes.
     """
-    with resources.as_file(resources.files(__package__) / template) as path:
+    with resources.as_file(template) as path:
         card = ModelCard.from_template(metadata, template_path=str(path), **values)
     with written_whole(folder / CARD_NAME) as unfinished:
         unfinished.write_text(str(card), encoding="utf-8")

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..inspection_picture import save_picture
+from ..pictures.slices import save_picture
 
 
 CURVES_NAME = "losses.png"

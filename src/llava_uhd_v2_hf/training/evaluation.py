@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from ..answering import answer_chats
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .conversation_data import ConversationDataset
+from ..data.samples import ConversationDataset
+from ..inference.batch import answer_chats
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-from .finetune_recipe import FinetuneParts
+from .stages.finetune.recipe import FinetuneParts
 
 
 # What a stage trains where the recipe doesn't say otherwise. Pre-training (paper 4.1): the window attention, and, as

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
 @contextmanager

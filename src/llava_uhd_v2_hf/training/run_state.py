@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..whole_file import written_whole
-from .recipe import RENAMED
+from ..utils.atomic import written_whole
+from ..utils.recipes import RENAMED
 
 
 RECIPE_NAME = "recipe.yaml"

@@ -40,7 +40,7 @@ _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$
 
 def shipped_recipes(stage: str) -> dict[str, str]:
     """The recipes of a stage that come with the package: name -> text of the file."""
-    folder = resources.files(__package__) / "recipes"
+    folder = resources.files("llava_uhd_v2_hf.training") / "recipes"
     files = [file for file in folder.iterdir() if file.name.startswith(f"{stage}-") and file.name.endswith(".yaml")]
     return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in sorted(files, key=str)}
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The card of a fine-tuned model or adapter: facts of the training, and what was measured in it."""
 
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,20 @@ import torch
 from huggingface_hub import ModelCardData
 from peft import PeftModel
 
-from ..card import LIBRARY, PIPELINE_TAG, TAGS
-from ..checkpoint import base_of, is_adapter
-from .cards import render_card
-from .data_recipe import read_sources
-from .finetune_recipe import FinetuneRecipe
-from .finetune_trainer import FinetuneTrainer
-from .runs import mean_losses
+from ....data.mixtures import read_sources
+from ....hub.card import LIBRARY, PIPELINE_TAG, TAGS
+from ....inference.checkpoints import base_of, is_adapter
+from ...card import render_card
+from ...run_state import mean_losses
+from .recipe import FinetuneRecipe
+from .trainer import FinetuneTrainer
 
 
 PACKAGES = ("llava-uhd-v2-hf", "transformers", "torch", "peft", "accelerate")
 
 
 def write_card(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, stage: str) -> None:
-    """Writes README.md, see finetune_card.md."""
+    """Writes README.md, see card.md."""
     args, data = trainer.args, recipe.data
     evaluations = [entry for entry in trainer.state.log_history if "eval_exact_match" in entry]
     adapter = isinstance(trainer.model, PeftModel)
@@ -30,7 +31,7 @@ def write_card(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, s
     sources = [source.path for source in read_sources(data)]
     render_card(
         folder,
-        "finetune_card.md",
+        resources.files(__package__) / "card.md",
         ModelCardData(
             library_name="peft" if adapter else LIBRARY,
             pipeline_tag=PIPELINE_TAG,

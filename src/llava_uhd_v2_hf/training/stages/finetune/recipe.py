@@ -6,7 +6,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from .data_recipe import ConversationData
+from ....data.mixtures import ConversationData
 
 
 @dataclass

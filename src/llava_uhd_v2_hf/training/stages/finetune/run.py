@@ -15,24 +15,21 @@ from transformers import AutoProcessor, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
-from ..chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
-from ..checkpoint import base_of, check_checkpoint, is_adapter
-from ..modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .adapters import add_adapter, go_on_from, half_dtype, quantization_config
-from .answers import HeldOutAnswers
-from .collation import ConversationCollator
-from .conversation_data import ConversationDataset
-from .conversation_stream import ConversationStream
-from .curves import CURVES_NAME, save_curves
-from .disk_space import DiskSpace
-from .finetune_card import write_card
-from .finetune_recipe import FinetuneRecipe
-from .finetune_trainer import FinetuneTrainer
-from .lengths import measure_lengths
-from .parts import PartPlan, apply_plan, describe_plan, part_of, plan_parts
-from .result_folder import replaced_files, stored_dtype, write_model
-from .runs import (
+from ....data.collation import ConversationCollator
+from ....data.lengths import measure_lengths
+from ....data.samples import ConversationDataset
+from ....data.streams import ConversationStream
+from ....inference.checkpoints import base_of, check_checkpoint, is_adapter
+from ....model.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
+from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ...adapters import add_adapter, go_on_from, half_dtype, quantization_config
+from ...curves import CURVES_NAME, save_curves
+from ...disk_space import DiskSpace
+from ...evaluation import HeldOutAnswers
+from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, plan_parts
+from ...result_folder import replaced_files, stored_dtype, write_model
+from ...run_state import (
     PUSHED_CHECKPOINT,
     check_same_recipe,
     checkpoint_to_resume,
@@ -41,6 +38,9 @@ from .runs import (
     trained_steps,
     write_recipe,
 )
+from .card import write_card
+from .recipe import FinetuneRecipe
+from .trainer import FinetuneTrainer
 
 
 logger = logging.get_logger(__name__)

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import Trainer, TrainerControl
 from transformers.utils import CONFIG_NAME, logging
 
-from ..processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .answers import HeldOutAnswers
-from .collation import ConversationCollator
-from .conversation_stream import ConversationStream
-from .lengths import ModalityLengthSampler
-from .parts import PartPlan, apply_plan, optimizer_groups, trained_names
+from ....data.collation import ConversationCollator
+from ....data.lengths import ModalityLengthSampler
+from ....data.streams import ConversationStream
+from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ...evaluation import HeldOutAnswers
+from ...parameter_groups import PartPlan, apply_plan, optimizer_groups, trained_names
 
 
 logger = logging.get_logger(__name__)

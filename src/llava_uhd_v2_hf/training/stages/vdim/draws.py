@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .vdim_recipe import VdimLoss
+from ....utils.seeds import generator
+from .recipe import VdimLoss
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,6 @@ class JitterDraws:
     projections: torch.Tensor | None
     kept: dict[int, torch.Tensor]
     points: dict[int, tuple[torch.Tensor, torch.Tensor]]
-
-
-def generator(*numbers: int, device: Any = "cpu") -> torch.Generator:
-    """A random generator whose stream depends on all of the numbers."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])  # torch's CPU generator takes 32 bits
-    return torch.Generator(device).manual_seed(seed)
 
 
 def draw_jitter(

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..image_loading_llava_uhd_v2 import as_image, open_image, read_pixels
-from ..image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
-from .vdim_recipe import NORMALISATIONS, VdimData
+from ....data.normalisation import NORMALISATIONS
+from ....model.image_loading_llava_uhd_v2 import as_image, open_image, read_pixels
+from ....model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from .recipe import VdimData
 
 
 LISTS = (".json", ".jsonl")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler, full_precision
-from .vdim_draws import ImageDropout, Jitter, JitterDraws
-from .vdim_recipe import VdimLoss
+from ....model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler, full_precision
+from .draws import ImageDropout, Jitter, JitterDraws
+from .recipe import VdimLoss
 
 
 # Constants of the released code.

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..configuration_llava_uhd_v2 import LlavaUhdV2Config
-from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
-from .vdim_draws import draw_jitter, image_dropouts, replace_dropouts
-from .vdim_losses import VdimObjective, jittered_views
-from .vdim_recipe import VdimLoss
-from .vdim_tower import tower_features
+from ....inference.towers import tower_features
+from ....model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ....model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from .draws import draw_jitter, image_dropouts, replace_dropouts
+from .losses import VdimObjective, jittered_views
+from .recipe import VdimLoss
 
 
 TOWER = "tower."

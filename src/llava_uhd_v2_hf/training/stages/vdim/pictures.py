@@ -10,10 +10,11 @@ from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from ..inspection_picture import save_picture
-from ..visualization import draw_rows, pyramid_row
-from .curves import CURVES_NAME, save_curves
-from .vdim_recipe import NORMALISATIONS, VdimRecipe
+from ....data.normalisation import NORMALISATIONS
+from ....pictures.canvas import draw_rows, pyramid_row
+from ....pictures.slices import save_picture
+from ...curves import CURVES_NAME, save_curves
+from .recipe import VdimRecipe
 
 
 class VdimPictures(TrainerCallback):

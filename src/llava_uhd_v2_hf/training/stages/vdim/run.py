@@ -8,9 +8,11 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from ..configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
-from ..vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
-from .runs import (
+from ....inference.towers import load_tower
+from ....inference.vdim_file import VDIM_NAME, VdimFacts, save_vdim
+from ....model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from ....model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from ...run_state import (
     check_same_recipe,
     checkpoint_to_resume,
     mean_losses,
@@ -19,13 +21,12 @@ from .runs import (
     trained_steps,
     write_recipe,
 )
-from .vdim_data import VdimImages, VdimStream, collate, first_images, open_source, open_stream
-from .vdim_file import VDIM_NAME, VdimFacts, save_vdim, write_card
-from .vdim_model import VdimPretraining
-from .vdim_pictures import VdimPictures
-from .vdim_recipe import VdimRecipe
-from .vdim_tower import load_tower
-from .vdim_trainer import FirstSteps, VdimTrainer, read_lines
+from .card import write_card
+from .images import VdimImages, VdimStream, collate, first_images, open_source, open_stream
+from .model import VdimPretraining
+from .pictures import VdimPictures
+from .recipe import VdimRecipe
+from .trainer import FirstSteps, VdimTrainer, read_lines
 
 
 logger = logging.get_logger(__name__)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from .vdim_data import VdimStream, collate
+from .images import VdimStream, collate
 
 
 logger = logging.get_logger(__name__)
