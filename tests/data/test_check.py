@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.cli.app import app, errors_in_one_line
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.cli.support import errors_in_one_line
 from llava_uhd_v2_hf.data.check import check_data
 from llava_uhd_v2_hf.data.collation import ConversationCollator
 from llava_uhd_v2_hf.data.mixtures import ConversationData

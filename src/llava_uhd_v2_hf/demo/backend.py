@@ -17,12 +17,13 @@ from transformers import AutoProcessor, TextIteratorStreamer
 from ..inference.chat import Chat
 from ..inference.checkpoints import check_checkpoint
 from ..inference.inspection import Inspection, inspect_image
-from ..inference.loading import EXPECTED_ERRORS, describe_error, load_image_settings, load_network, read_image
+from ..inference.loading import load_image_settings, load_network, read_image
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..pictures.attention import AnswerAttention, attend
 from ..pictures.attention_picture import draw_attention
 from ..pictures.pyramid import PyramidParts, draw_pyramid
+from ..utils.errors import EXPECTED_ERRORS, describe_error
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from PIL import Image
 
-from ..inference.loading import EXPECTED_ERRORS, describe_error, read_image
+from ..inference.loading import read_image
 from ..pictures.slices import draw_inspection
+from ..utils.errors import EXPECTED_ERRORS, describe_error
 from .backend import Conversation, Desk, Subject
 
 

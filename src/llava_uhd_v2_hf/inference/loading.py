@@ -1,12 +1,10 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Opens what commands and the page are given, checkpoints and image files; says in a line what is wrong with it."""
+"""Loads what commands and the demo are given: checkpoints and image files."""
 
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
@@ -14,36 +12,6 @@ from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .checkpoints import check_checkpoint
-
-
-# of a config.json with wrong values, and of weights that are cut off, too
-EXPECTED_ERRORS = (
-    torch.OutOfMemoryError,
-    ModuleNotFoundError,
-    OSError,
-    ValueError,
-    StrictDataclassError,
-    SafetensorError,
-)
-# of setup.cfg; what is not here belongs to training
-EXTRAS = {"gradio": "demo"} | dict.fromkeys(["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve")
-
-
-def describe_error(error: Exception) -> str:
-    """One line about an error of `EXPECTED_ERRORS`, for whoever gave the input."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "The accelerator's memory is too small for these images; try fewer slices (max_slices) or images."
-    if isinstance(error, ModuleNotFoundError):
-        extra = EXTRAS.get(error.name or "", "train")
-        return f"{error.name} is not installed; this needs: pip install '.[{extra}]' in a clone of llava-uhd-v2-hf"
-    if isinstance(error, SafetensorError):
-        return f"A file of weights is damaged or cut off ({error}); copy or download it again."
-    if isinstance(error, StrictDataclassError):
-        return " ".join(str(error).split())
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    if "in DataLoader worker process" in lines[0]:  # a worker puts its traceback before the message
-        return lines[-1].partition(": ")[2] or lines[-1]
-    return lines[0]
 
 
 def read_image(path: Path, max_pixels: int | None) -> Image.Image:
@@ -87,4 +55,4 @@ def load_network(model: str) -> LlavaUhdV2ForConditionalGeneration:
     return network.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
-__all__ = ["describe_error", "load_image_settings", "load_network", "read_image"]
+__all__ = ["load_image_settings", "load_network", "read_image"]

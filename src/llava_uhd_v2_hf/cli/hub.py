@@ -1,0 +1,74 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Publishing a checkpoint: `export`, `push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..hub.card import CardRequest
+from ..hub.publishing import export_checkpoint, push_checkpoint
+from .support import errors_in_one_line
+
+
+CheckpointFolder = Annotated[Path, typer.Argument(help="Folder of a converted or trained checkpoint.")]
+WithCode = Annotated[bool, typer.Option("--with-code", help="Add the model's code, for trust_remote_code=True.")]
+Card = Annotated[
+    str | None,
+    typer.Option(help="vicuna-7b, vicuna-13b, qwen2-7b or template.", show_default="README.md, or the template"),
+]
+License = Annotated[str | None, typer.Option(help="Licence id of the Hub for the card.", show_default=False)]
+BaseModel = Annotated[
+    list[str] | None, typer.Option(help="Hub id of a model it was made from; repeat.", show_default=False)
+]
+Dataset = Annotated[list[str] | None, typer.Option(help="Hub id of its training data; repeat.", show_default=False)]
+
+
+def export(
+    folder: CheckpointFolder,
+    out: Annotated[Path | None, typer.Option(help="Write a copy there.", show_default="the folder itself")] = None,
+    with_code: WithCode = False,
+    repo_id: Annotated[
+        str | None, typer.Option(help="Name that the card's commands use.", show_default="the folder's")
+    ] = None,
+    card: Card = None,
+    license: License = None,
+    base_model: BaseModel = None,
+    dataset: Dataset = None,
+) -> None:
+    """Check that a checkpoint is complete, and add its card and, if asked, its code."""
+    with errors_in_one_line():
+        request = CardRequest(card, license, base_model or (), dataset or ())
+        missing = export_checkpoint(folder, out, request, with_code=with_code, repo_id=repo_id)
+        typer.echo(f"Complete: {out or folder}")
+        if missing:
+            typer.echo(f"Before a push, README.md needs: {', '.join(missing)}", err=True)
+
+
+def push(
+    folder: CheckpointFolder,
+    repo_id: Annotated[str, typer.Argument(help="Repository of the Hub, org/name; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    with_code: WithCode = False,
+    max_shard_size: Annotated[
+        str | None, typer.Option(help='Largest weight file: "5GB".', show_default="as they are")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")] = False,
+    card: Card = None,
+    license: License = None,
+    base_model: BaseModel = None,
+    dataset: Dataset = None,
+) -> None:
+    """Upload a checkpoint to the Hub; started again after an interruption, it continues."""
+    with errors_in_one_line():
+        url = push_checkpoint(
+            folder,
+            repo_id,
+            CardRequest(card, license, base_model or (), dataset or ()),
+            private=private,
+            with_code=with_code,
+            max_shard_size=max_shard_size,
+            dry_run=dry_run,
+            report=typer.echo,
+        )
+        typer.echo(f"Pushed: {url}" if url else "Nothing was sent.")

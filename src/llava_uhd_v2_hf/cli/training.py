@@ -1,0 +1,122 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Training: `train`, `merge`, `data check`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from transformers import AutoProcessor
+
+from ..inference.checkpoints import check_checkpoint
+from ..utils.atomic import written_whole
+from .support import MaxSlices, errors_in_one_line
+
+
+train = typer.Typer(no_args_is_help=True, help="Train a model or a part of it, by a recipe.")
+data = typer.Typer(no_args_is_help=True, help="Look at the data of a training.")
+RecipeName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped recipe.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value or section.key=value, instead of the recipe's.", show_default=False),
+]
+
+
+@train.command()
+def vdim(recipe: RecipeName, settings: Settings = None) -> None:
+    """Pre-train the up-sampler for a vision tower; started again, it goes on from its last checkpoint."""
+    with errors_in_one_line():
+        from ..training.stages.vdim.recipe import VdimRecipe
+        from ..training.stages.vdim.run import train_vdim
+        from ..utils.recipes import read_recipe
+
+        path = train_vdim(read_recipe(VdimRecipe, recipe, settings or (), stage="vdim"))
+        leave_process_group()
+        typer.echo(f"Saved: {path}")
+
+
+@train.command()
+def pretrain(recipe: RecipeName, settings: Settings = None) -> None:
+    """Stage 1: train the window attention on captions; started again, it goes on from its last checkpoint."""
+    run_finetuning(recipe, settings, "pretrain")
+
+
+@train.command()
+def sft(recipe: RecipeName, settings: Settings = None) -> None:
+    """Stage 2: fine-tune on conversations, whole or by LoRA; started again, it goes on from its last checkpoint."""
+    run_finetuning(recipe, settings, "sft")
+
+
+def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pretrain", "sft"]) -> None:
+    with errors_in_one_line():
+        from ..training.stages.finetune.recipe import FinetuneRecipe
+        from ..training.stages.finetune.run import finetune
+        from ..utils.recipes import read_recipe
+
+        folder = finetune(read_recipe(FinetuneRecipe, recipe, settings or (), stage=stage), stage)
+        leave_process_group()
+        typer.echo(f"Saved: {folder}")
+
+
+def leave_process_group() -> None:
+    """Ends the threads of gloo and NCCL: alive at the interpreter's exit, they sometimes abort the process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def merge(
+    adapter: Annotated[str, typer.Argument(help="Folder or Hub id of an adapter that `train sft` has written.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
+) -> None:
+    """Write the checkpoint of an adapter with the adapter in its weights."""
+    with errors_in_one_line():
+        from ..training.adapters import merge_adapter
+
+        merge_adapter(adapter, output)
+        typer.echo(f"Saved: {output}")
+
+
+@data.command()
+def check(
+    source: Annotated[
+        str, typer.Argument(help=".json, .jsonl, .parquet or mixture file, folder, or data set of the Hub.")
+    ],
+    images: Annotated[
+        str | None, typer.Option(help="Folder that the names of images are relative to.", show_default="the source's")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a data set.")] = "train",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of a checkpoint, to count tokens with.", show_default="no counts"),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest sample, in tokens.", show_default="the model's own")
+    ] = None,
+    max_slices: MaxSlices = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 for one alone.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there too, as JSON.", show_default=False)
+    ] = None,
+) -> None:
+    """Read every sample and image once; exit with 1 if something would stop a training."""
+    with errors_in_one_line():
+        from ..data.check import check_data
+        from ..data.mixtures import ConversationData
+
+        processor = None
+        if model is not None:
+            check_checkpoint(model)
+            processor = AutoProcessor.from_pretrained(model)
+        settings = ConversationData(
+            source=source, images=images, split=split, max_length=max_length, max_slices=max_slices
+        )
+        report = check_data(settings, processor, num_workers=workers)
+        if json_file is not None:
+            with written_whole(json_file) as unfinished:
+                text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+                unfinished.write_text(f"{text}\n", encoding="utf-8")
+        for line in report.describe():
+            typer.echo(line)
+    if report.stops:
+        raise typer.Exit(1)
