@@ -1,0 +1,103 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Registries: the kinds of up-samplers, projectors, pooling-grid rules and vision towers, by their names in a config.
+
+To add a kind, write its class and register it before a config names it: `UPSAMPLERS["mine"] = MyUpsampler`.
+docs/architecture.md has an example of each. This module imports no torch; the kinds of this folder are imported when
+they are first asked for.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    # transformers copies the files that relative imports name when it loads a model's code, these too
+    from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector as _hiwin
+    from .towers_llava_uhd_v2 import ClipTower as _towers
+    from .upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler as _bilinear
+    from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler as _vdim
+
+    _KINDS = (_bilinear, _hiwin, _towers, _vdim)
+
+
+class Registry(dict[str, Any]):
+    """The kinds of one thing by name. Built-in kinds are given as "module.name" and imported when first asked for.
+
+    Args:
+        kind: what is registered, for messages.
+        interface: attributes that every registered class must have.
+        built_in: name in a config -> "module.name" of this folder.
+
+    Raises (from a look-up):
+        ValueError: if no kind of that name is registered, or the class lacks a part of the interface.
+    """
+
+    def __init__(self, kind: str, interface: tuple[str, ...], built_in: dict[str, str]):
+        super().__init__(built_in)
+        self.kind = kind
+        self.interface = interface
+
+    def __getitem__(self, name: str) -> Any:
+        self.check(name)
+        entry = super().__getitem__(name)
+        if isinstance(entry, str):
+            module, _, attribute = entry.rpartition(".")
+            entry = self[name] = getattr(import_module(f".{module}", __name__.rpartition(".")[0]), attribute)
+        if missing := [part for part in self.interface if not _has(entry, part)]:
+            raise ValueError(
+                f"The {self.kind} `{name}`, {entry.__module__}.{entry.__qualname__}, lacks {', '.join(missing)}; "
+                f"the interface is: {', '.join(self.interface)}."
+            )
+        return entry
+
+    def check(self, name: str) -> None:
+        """Raises a ValueError that lists the registered names if `name` is none of them."""
+        load_extensions()
+        if name not in self:
+            raise ValueError(
+                f"The {self.kind} `{name}` is not supported; choose one of {', '.join(self)}, or import the module that "
+                "registers it first."
+            )
+
+
+def _has(entry: Any, part: str) -> bool:
+    """Whether a class has a part of an interface itself: the `forward` of `nn.Module` only raises an error."""
+    attribute = getattr(entry, part, _has)
+    return attribute is not _has and getattr(attribute, "__name__", "") != "_forward_unimplemented"
+
+
+def load_extensions() -> None:
+    """Imports the modules that register kinds from outside: a folder with code names those of its model."""
+    from .extensions_llava_uhd_v2 import EXTENSIONS  # noqa: F401
+
+
+UPSAMPLERS = Registry(
+    "up-sampler",
+    ("forward", "reset_parameters", "linear_levels"),
+    {
+        "vdim": "upsamplers_vdim_llava_uhd_v2.LlavaUhdV2Upsampler",
+        "bilinear": "upsamplers_bilinear_llava_uhd_v2.LlavaUhdV2BilinearUpsampler",
+    },
+)
+PROJECTORS = Registry(
+    "projector",
+    ("forward", "reset_parameters", "token_grid", "regions", "memory", "dtype"),
+    {"hiwin": "projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector"},
+)
+TOWERS = Registry(
+    "vision tower",
+    ("embed", "layers", "num_prefix_tokens", "wide_layer_size"),
+    {
+        "clip_vision_model": "towers_llava_uhd_v2.ClipTower",
+        "siglip_vision_model": "towers_llava_uhd_v2.SiglipTower",
+        "dinov2": "towers_llava_uhd_v2.Dinov2Tower",
+    },
+)
+PoolingGridRule = Callable[[int, int, int, list[list[int]]], tuple[int, int]]
+POOLING_GRIDS: dict[str, PoolingGridRule] = Registry(
+    "rule for pooling grids", ("__call__",), {"selective": "geometry_llava_uhd_v2.selective_pooling_grid"}
+)
+
+
+__all__ = ["POOLING_GRIDS", "PROJECTORS", "TOWERS", "UPSAMPLERS", "PoolingGridRule", "Registry", "load_extensions"]
