@@ -25,7 +25,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
-from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import tower_layers
+from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import TOWERS
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -163,7 +163,9 @@ def profile(model: LlavaUhdV2ForConditionalGeneration, repeats: int, new_tokens:
     """
     visual = model.model.visual
     tower = visual.vision_tower
-    modules = {"tower": [*tower.embeddings.modules(), tower.pre_layrnorm, *tower_layers(tower)]}
+    modules = {
+        "tower": [*tower.embeddings.modules(), tower.pre_layrnorm, *TOWERS[tower.config.model_type].layers(tower)]
+    }
     modules |= {"projector": [visual.projector], "text model": [model.model.language_model, model.lm_head]}
     places = {label: [(module, "forward") for module in parts] for label, parts in modules.items()}
     calls = {

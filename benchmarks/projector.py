@@ -37,6 +37,7 @@ from vision_memory import DEVICE, read_peak, reset_peak
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.model import fast_order_llava_uhd_v2 as fast_projector
 from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
 from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 
 
@@ -143,7 +144,10 @@ def plain_places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
 def places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
     return {
         "products of weights": [(projector, "multiply_weights")],
-        "up-sampling": [(fast_projector, name) for name in ("find_levels", "build_operators", "build_rows")],
+        "up-sampling": [
+            (LlavaUhdV2Upsampler, "find_levels"),
+            *((fast_projector, name) for name in ("build_operators", "build_rows")),
+        ],
         "levels normed and pooled": [(fast_projector, "pool_views")],
         "attention": [(fast_projector, "attend")],
         "output": [(projector.window_attention, "combine")],

@@ -66,7 +66,9 @@ def ask_about(sheet: Sheet, questions: list[tuple[str, str]], model, processor) 
         answers.append(" ".join(chat.ask(question, max_new_tokens=32).split()))
         maps = place_weights(attend(chat).weights.mean(dim=0), inspection)
         size = (TALL, round(TALL * sheet.width / sheet.height))
-        pictures.append(draw_attended(inspection, maps, (maps[:-1] if len(maps) > 1 else maps).max(), size))
+        pictures.append(
+            draw_attended(inspection, maps, (maps.slices if len(maps.slices) else maps.overview).max(), size)
+        )
     return answers, pictures
 
 

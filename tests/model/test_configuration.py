@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoConfig, CLIPVisionConfig, Qwen2Config
 
 from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS
 
 
 # Every field of ours away from its default.
@@ -21,11 +22,13 @@ CHANGED = {
     "tie_word_embeddings": True,
 }
 CHANGED_PROJECTOR = {
+    "projector_type": "another projector",
     "upsampler": "bilinear",
     "levels": [0, 2],
     "num_query_sets": 1,
     "query_grid": [8, 6],
     "pooling_grids": [[2, 2], [1, 3]],
+    "pooling_grid_rule": "another rule",
     "num_attention_heads": 4,
     "layer_norm_eps": 1e-5,
     "upsampler_kernel_size": 5,
@@ -34,6 +37,13 @@ CHANGED_PROJECTOR = {
     "fixup_dropout": 0.5,
     "initializer_range": 0.01,
 }
+
+
+@pytest.fixture
+def other_kinds(monkeypatch):
+    """Names for which there is one kind in the package."""
+    monkeypatch.setitem(PROJECTORS, "another projector", object)
+    monkeypatch.setitem(POOLING_GRIDS, "another rule", object)
 
 
 def as_saved(config):
@@ -56,7 +66,7 @@ def test_defaults_are_the_released_vicuna_7b():
     assert config.get_text_config() is text
 
 
-def test_every_field_survives_saving(tmp_path):
+def test_every_field_survives_saving(tmp_path, other_kinds):
     config = LlavaUhdV2Config(**CHANGED, projector_config=CHANGED_PROJECTOR)
     for name in set(CHANGED) - {"vision_config", "text_config"}:
         assert getattr(config, name) == CHANGED[name]
@@ -105,6 +115,9 @@ def test_embeddings_are_tied_where_the_text_config_says_so():
     ("name", "value"),
     [
         ("upsampler", "nearest"),
+        ("projector_type", "mlp9"),
+        ("projector_type", 4),
+        ("pooling_grid_rule", "largest"),
         ("levels", [1, 2]),
         ("levels", [0, 3]),
         ("levels", []),

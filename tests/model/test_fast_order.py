@@ -18,9 +18,10 @@ from llava_uhd_v2_hf.model import fast_order_llava_uhd_v2 as fast_projector
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import SUPPORTED_LEVELS
 from llava_uhd_v2_hf.model.folding_llava_uhd_v2 import folding_pays, reordering_pays
-from llava_uhd_v2_hf.model.operators_llava_uhd_v2 import build_operators, find_levels
+from llava_uhd_v2_hf.model.operators_llava_uhd_v2 import build_operators
 from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
-from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from llava_uhd_v2_hf.model.upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler
+from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
 from llava_uhd_v2_hf.model.window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 from tests.support.recordings import PROJECTOR, read_pixels, read_recording, under_our_names
 
@@ -105,10 +106,10 @@ def test_operators_make_every_level(grid, steps, kernel_size, upsampler):
     torch.manual_seed(0)
     levels = {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [0, 1, 2, 3]}[steps]
     config = LlavaUhdV2ProjectorConfig(levels=levels, upsampler_kernel_size=kernel_size)
-    upsample = (upsampler(config, 6) if upsampler is LlavaUhdV2Upsampler else upsampler(config)).double().eval()
+    upsample = upsampler(config, 6).double().eval()
     features, pixels = random_views(grid, channels=6, dtype=torch.float64)
     pyramid = upsample(features, pixels)
-    levels = find_levels(upsample, features, pixels)
+    levels = upsample.linear_levels(features, pixels)
     for views in (slice(0, 2), slice(1, 2)):
         for operator, level, maps in zip(build_operators(levels, views, grid), levels, pyramid, strict=True):
             made = torch.einsum("vyxm,vmc->vcyx", operator, level.sources[views])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.model.upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler
 from llava_uhd_v2_hf.model.upsamplers_vdim_llava_uhd_v2 import (
-    LlavaUhdV2BilinearUpsampler,
     LlavaUhdV2Upsampler,
     neighbours,
     pad_by_reflection,
@@ -118,7 +118,7 @@ def test_dropout_acts_where_the_released_code_has_it_and_only_in_training():
 def test_bilinear_levels_keep_a_linear_ramp():
     config = LlavaUhdV2ProjectorConfig(levels=[0, 1, 2], upsampler="bilinear")
     ramp = torch.arange(8.0).expand(1, 2, 6, 8)
-    pyramid = LlavaUhdV2BilinearUpsampler(config)(ramp, torch.zeros(1, 3, 84, 112))
+    pyramid = LlavaUhdV2BilinearUpsampler(config, 1)(ramp, torch.zeros(1, 3, 84, 112))
     assert [level.shape[-2:] for level in pyramid] == [(6, 8), (12, 16), (24, 32)]
     inside = pyramid[2][0, 0, 12, 2:-2]
     torch.testing.assert_close(inside.diff(), torch.full((27,), 0.25))

@@ -7,7 +7,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
-from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder, embed_views, num_prefix_tokens
+from llava_uhd_v2_hf.model.towers_llava_uhd_v2 import ClipTower
+from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
 from tests.support.recordings import read_pixels, read_recording
 
 
@@ -69,7 +70,9 @@ def test_features_equal_the_released_tower(reference):
             torch.testing.assert_close(got, tensors[features], rtol=0, atol=1e-4)
             embeddings = features.replace("features", "embeddings")
             if embeddings in tensors:
-                torch.testing.assert_close(embed_views(tower, pixels)[0], tensors[embeddings], rtol=0, atol=1e-4)
+                torch.testing.assert_close(
+                    ClipTower.embed_unnormalized(tower, pixels)[0], tensors[embeddings], rtol=0, atol=1e-4
+                )
             checked += 1
     assert checked
 
@@ -79,12 +82,11 @@ def test_features_equal_the_released_tower(reference):
 @pytest.mark.parametrize("layer", [-2, -1, 1, 0])
 def test_read_layer_equals_the_towers_own_hidden_state(tower, layer):
     encoder = small_encoder(tower, vision_feature_layer=layer)
-    prefix = num_prefix_tokens(encoder.vision_tower)
     for size in ((56, 56), (28, 84)):
         views = torch.randn(2, 3, *size)
         options = {} if tower == "dinov2" else {"interpolate_pos_encoding": True}
         whole = encoder.vision_tower(views, output_hidden_states=True, **options)
-        expected = whole.hidden_states[layer][:, prefix:]
+        expected = encoder.tower.patches(whole.hidden_states[layer])
         hidden_states = encoder.encode_views(views)
         torch.testing.assert_close(hidden_states[-1], expected, rtol=0, atol=2e-5)
 

@@ -11,6 +11,9 @@ from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR, SliceP
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
 
 
+Regions = list[tuple[float, float, float, float]]
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What a model sees of an image.
@@ -20,7 +23,11 @@ class Inspection:
         plan: how it is cut.
         views: the views as the model gets them: the slices row by row, then the overview.
         patch_size: side of a ViT patch in pixels.
-        query_grid: (rows, columns) of tokens in a view.
+        token_grid: (rows, columns) of tokens in a slice.
+        overview_token_grid: (rows, columns) of tokens in the overview.
+        regions: the part of a slice that each of its tokens sees, (top, left, bottom, right) in [0, 1]; None where it
+            is all of it.
+        overview_regions: the same of the overview.
         layout: order of the tokens, `"spatial"` or `"sequential"`.
     """
 
@@ -28,22 +35,24 @@ class Inspection:
     plan: SlicePlan
     views: list[Image.Image]
     patch_size: int
-    query_grid: tuple[int, int]
+    token_grid: tuple[int, int]
+    overview_token_grid: tuple[int, int]
+    regions: Regions | None
+    overview_regions: Regions | None
     layout: str
 
     @property
     def order(self) -> tuple[int, ...]:
         """The image's tokens and separators in reading order, see [`token_layout`]."""
-        return token_layout(self.plan.grid, self.query_grid, self.layout)
+        return token_layout(self.plan.grid, self.token_grid, self.layout, self.overview_token_grid)
 
     def count_tokens(self) -> dict[str, int]:
         """How many tokens there are of each kind; kinds that don't occur are left out."""
-        per_view = math.prod(self.query_grid)
         counts = {
-            "slice token": self.plan.num_slices * per_view,
+            "slice token": self.plan.num_slices * math.prod(self.token_grid),
             "row separator": self.order.count(ROW_SEPARATOR),
             "slice separator": self.order.count(SLICE_SEPARATOR),
-            "overview token": per_view,
+            "overview token": math.prod(self.overview_token_grid),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -79,13 +88,18 @@ def inspect_image(
     """
     settings = {} if max_slices is None else {"max_slices": max_slices}
     plan = image_processor.slice_plan(image.height, image.width, settings)
-    rows, columns = config.projector_config.query_grid
+    projector, patch_size = config.projector_config, image_processor.patch_size
+    token_grid, overview_token_grid = projector.token_grids(plan, patch_size)
+    slice_size = plan.slice_size if plan.num_slices else plan.overview_size
     return Inspection(
         image_size=(image.height, image.width),
         plan=plan,
         views=cut_views(image, plan, image_processor.resample),
-        patch_size=image_processor.patch_size,
-        query_grid=(rows, columns),
+        patch_size=patch_size,
+        token_grid=token_grid,
+        overview_token_grid=overview_token_grid,
+        regions=projector.token_regions(slice_size, patch_size),
+        overview_regions=projector.token_regions(plan.overview_size, patch_size),
         layout=config.token_layout,
     )
 

@@ -1,11 +1,12 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The frozen vision tower of VDIM pre-training: checked, loaded, run."""
+"""Frozen vision towers without a projector: loading, feature maps."""
 
 import torch
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedModel
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
-from ..model.vision_llava_uhd_v2 import embed_views, num_prefix_tokens, num_read_layers, tower_layers
+from ..model.registries_llava_uhd_v2 import TOWERS
+from ..model.vision_llava_uhd_v2 import num_read_layers
 
 
 def load_tower(
@@ -26,7 +27,7 @@ def load_tower(
     config = LlavaUhdV2Config(
         vision_config=getattr(whole, "vision_config", whole), vision_feature_layer=vision_feature_layer
     )
-    patch = config.vision_config.patch_size
+    patch = TOWERS[config.vision_config.model_type].stride(config.vision_config)
     if crop_size is not None and crop_size % patch:
         below = max(crop_size // patch, 1) * patch
         raise ValueError(
@@ -41,12 +42,9 @@ def load_tower(
     return network.requires_grad_(False).eval(), config
 
 
-def tower_features(tower: PreTrainedModel, pixels: torch.Tensor, config: LlavaUhdV2Config) -> torch.Tensor:
-    """The hidden state that is read, as a map: (b, 3, patch * h, patch * w) -> (b, c, h, w)."""
-    state = embed_views(tower, pixels)
-    if hasattr(tower, "pre_layrnorm"):
-        state = tower.pre_layrnorm(state)
-    for layer in tower_layers(tower)[: num_read_layers(config)]:
-        state = layer(state, attention_mask=None)
-    grid = [side // config.vision_config.patch_size for side in pixels.shape[-2:]]
-    return state[:, num_prefix_tokens(tower) :].transpose(1, 2).unflatten(2, grid)
+def tower_features(network: PreTrainedModel, pixels: torch.Tensor, config: LlavaUhdV2Config) -> torch.Tensor:
+    """Returns the hidden state that is read, as a map: (b, 3, patch * h, patch * w) -> (b, c, h, w)."""
+    tower = TOWERS[config.vision_config.model_type]
+    [state] = tower.run_layers(network, tower.embed(network, pixels), num_read_layers(config))
+    patch = tower.stride(config.vision_config)
+    return tower.feature_map(tower.patches(state), (pixels.shape[-2] // patch, pixels.shape[-1] // patch))

@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""LLaVA-UHD v2 configuration: a vision tower, the Hiwin projector and any causal language model."""
+"""LLaVA-UHD v2 configuration: a vision tower, a projector and any causal language model."""
 
 import copy
 from dataclasses import Field, fields
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from huggingface_hub.dataclasses import type_validator
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
+from .geometry_llava_uhd_v2 import SlicePlan
 from .pipeline_llava_uhd_v2 import register_pipeline
+from .registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS, TOWERS, UPSAMPLERS
 
 
 SUPPORTED_LEVELS = ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 2, 3))
-SUPPORTED_VISION_MODELS = ("clip_vision_model", "siglip_vision_model", "dinov2")
 # (rows, columns) of pooled cells in a window, in the released code's order of preference (paper eq. 3)
 DEFAULT_POOLING_GRIDS = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))
 
@@ -113,12 +114,15 @@ def _is_grid(value: Any) -> bool:
 
 class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
     r"""
-    Configuration of the Hiwin projector: the inverse semantic pyramid and the hierarchical window attention.
+    Configuration of the projector: the inverse semantic pyramid and what condenses it into tokens.
 
     Args:
+        projector_type (`str`, *optional*, defaults to `"hiwin"`):
+            What makes tokens of the pyramid, one of `PROJECTORS`: `"hiwin"`, hierarchical window attention (paper
+            3.3).
         upsampler (`str`, *optional*, defaults to `"vdim"`):
-            How features are up-sampled: `"vdim"`, guided by the pixels (paper 3.2, A.2), or `"bilinear"` (paper
-            table 3).
+            How features are up-sampled, one of `UPSAMPLERS`: `"vdim"`, guided by the pixels (paper 3.2, A.2), or
+            `"bilinear"` (paper table 3).
         levels (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
             Levels of the pyramid that the queries read; level l is 2^l times finer than the ViT's grid. One of [0],
             [0, 1], [0, 2], [0, 1, 2] and [0, 1, 2, 3].
@@ -127,8 +131,11 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
         query_grid (`list[int]`, *optional*, defaults to `[12, 12]`):
             (rows, columns) of queries in a view, and so of windows and of tokens.
         pooling_grids (`list[list[int]]`, *optional*):
-            Candidates for the (rows, columns) of cells to which RoI-align pools a window; a view takes the one nearest
-            to its aspect ratio (paper eq. 3). Defaults to the seven of the released code.
+            Candidates for the (rows, columns) of cells to which RoI-align pools a window. Defaults to the seven of the
+            released code.
+        pooling_grid_rule (`str`, *optional*, defaults to `"selective"`):
+            Which of them a level of a view takes, one of `POOLING_GRIDS`: `"selective"`, on all levels the one nearest
+            to the view's aspect ratio (paper eq. 3).
         num_attention_heads (`int`, *optional*):
             Heads of the window attention. Defaults to one for every 128 channels of the text model (released code).
         layer_norm_eps (`float`, *optional*, defaults to 1e-6):
@@ -151,11 +158,13 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
     model_type = "llava_uhd_v2_projector"
     base_config_key = "projector_config"
 
-    upsampler: Literal["vdim", "bilinear"] = "vdim"
+    projector_type: str = "hiwin"
+    upsampler: str = "vdim"
     levels: list[int] | tuple[int, ...] = (0, 1, 2)
     num_query_sets: int = 4
     query_grid: list[int] | tuple[int, ...] = (12, 12)
     pooling_grids: list[list[int]] | tuple[tuple[int, ...], ...] = DEFAULT_POOLING_GRIDS
+    pooling_grid_rule: str = "selective"
     num_attention_heads: int | None = None
     layer_norm_eps: float = 1e-6
     upsampler_kernel_size: int = 7
@@ -173,7 +182,35 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
         self.pooling_grids = [list(grid) for grid in self.pooling_grids]
         self._check_ranges()
 
+    def token_grids(self, plan: SlicePlan, patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns the (rows, columns) of tokens in a slice of an image and in its overview.
+
+        Args:
+            plan: how the image is cut; of an image that is not sliced, both are those of the overview.
+            patch_size: side in pixels of a patch of the vision tower.
+        """
+        overview, grid = (
+            PROJECTORS[self.projector_type].token_grid(self, height // patch_size, width // patch_size)
+            for height, width in (plan.overview_size, plan.slice_size if plan.num_slices else plan.overview_size)
+        )
+        return grid, overview
+
+    def token_regions(self, size: tuple[int, int], patch_size: int) -> list[tuple[float, float, float, float]] | None:
+        """Returns the part of a view that each of its tokens sees, or None where every token sees all of it.
+
+        Args:
+            size: (height, width) of the view in pixels.
+            patch_size: side in pixels of a patch of the vision tower.
+
+        Returns:
+            (top, left, bottom, right) a token, in [0, 1], in the order of the tokens.
+        """
+        return PROJECTORS[self.projector_type].regions(self, size[0] // patch_size, size[1] // patch_size)
+
     def _check_ranges(self):
+        PROJECTORS.check(self.projector_type, "projector_type")
+        UPSAMPLERS.check(self.upsampler, "upsampler")
+        POOLING_GRIDS.check(self.pooling_grid_rule, "pooling_grid_rule")
         if tuple(self.levels) not in SUPPORTED_LEVELS:
             raise ValueError(
                 f"`levels`={list(self.levels)} is not supported; choose one of "
@@ -205,12 +242,13 @@ class LlavaUhdV2Config(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `PreTrainedConfig`, *optional*):
-            The vision tower: CLIP, SigLIP or DINOv2. Defaults to the shape of CLIP-ViT-L/14-336.
+            The vision tower, of one of the types in `TOWERS`: CLIP, SigLIP or DINOv2. Defaults to the shape of
+            CLIP-ViT-L/14-336.
         text_config (`dict` or `PreTrainedConfig`, *optional*):
             The language model, any architecture of `AutoModelForCausalLM`. Defaults to the shape of Vicuna-7B, with
             one embedding more for the image token.
         projector_config (`dict` or [`LlavaUhdV2ProjectorConfig`], *optional*):
-            The Hiwin projector.
+            The up-sampler and the projector.
         image_token_id (`int`, *optional*, defaults to 32000):
             Id of the token that stands for one image token (or separator) in `input_ids`.
         token_layout (`str`, *optional*, defaults to `"spatial"`):
@@ -302,11 +340,7 @@ class LlavaUhdV2Config(PreTrainedConfig):
 
     def _check_vision(self):
         vision = self.vision_config
-        if vision.model_type not in SUPPORTED_VISION_MODELS:
-            raise ValueError(
-                f"A vision tower of type `{vision.model_type}` is not supported; use one of "
-                f"{', '.join(SUPPORTED_VISION_MODELS)}."
-            )
+        TOWERS.check(vision.model_type, "vision_config.model_type")
         count, layer = vision.num_hidden_layers, self.vision_feature_layer
         if not -(count + 1) <= layer <= count:
             raise ValueError(

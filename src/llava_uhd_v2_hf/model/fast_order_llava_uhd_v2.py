@@ -18,9 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
-from .operators_llava_uhd_v2 import Level, build_operators, build_rows, find_levels
-from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
-from .upsamplers_vdim_llava_uhd_v2 import full_precision
+from .operators_llava_uhd_v2 import Level, build_operators, build_rows
+from .resizing_llava_uhd_v2 import full_precision, keep_constants, resizing_weights
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
 
 
@@ -44,7 +43,7 @@ def project_views(
     """As `attention(upsampler(features, pixels))`, in the other order.
 
     Args:
-        upsampler: [`LlavaUhdV2Upsampler`] or [`LlavaUhdV2BilinearUpsampler`].
+        upsampler: a linear one, with `linear_levels`.
         attention: the window attention.
         weights: products of its weights.
         features: (v, c, h, w).
@@ -72,7 +71,7 @@ def project_chunk(
     """As [`project_views`], all views together."""
     grid = (features.shape[-2], features.shape[-1])
     with maybe_autocast(features.device.type, enabled=False):
-        levels = find_levels(upsampler, features, pixels)
+        levels: list[Level] = upsampler.linear_levels(features, pixels)  # type: ignore[operator]
         view_bytes = (levels[-1].sources[0, :, 0].nbytes * grid[0] * grid[1]) << (2 * max(attention.levels))
         pooled = []
         for part in even_parts(len(features), budget(BAND_BYTES, features) // view_bytes):

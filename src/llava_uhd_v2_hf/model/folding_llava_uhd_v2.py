@@ -10,15 +10,13 @@ l levels, t = q + l + 1 fixed keys.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
-from transformers.utils import is_torchdynamo_exporting
 
-from .upsamplers_vdim_llava_uhd_v2 import full_precision
+from .resizing_llava_uhd_v2 import full_precision
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
 
@@ -61,24 +59,9 @@ class AttentionWeights:
         return [replace(self, **dict(zip(axes, part, strict=True))) for part in parts]
 
 
-def has_plain_weights(module: nn.Module) -> bool:
-    """Whether a layer computes with the weight that it shows: not wrapped, quantised, sharded or off-loaded."""
-    weight: Any = module.weight
-    recorded = type(weight) is FakeTensor and is_torchdynamo_exporting()
-    return (
-        type(module) in (nn.Linear, nn.LayerNorm)
-        and (type(weight) in (nn.Parameter, torch.Tensor) or recorded)
-        and weight.is_floating_point()
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and "forward" not in vars(module)
-    )
-
-
-def folded_layers(upsampler: nn.Module, attention: LlavaUhdV2WindowAttention) -> list[nn.Module]:
+def folded_layers(attention: LlavaUhdV2WindowAttention) -> list[nn.Module]:
     """The layers whose weights are read instead of the layers being called."""
-    layers = [attention.key, attention.value, attention.norm_features, *attention.level_projections.values()]
-    return [*layers, *getattr(upsampler, "fixups", {}).values()]
+    return [attention.key, attention.value, attention.norm_features, *attention.level_projections.values()]
 
 
 def multiply_weights(attention: LlavaUhdV2WindowAttention, fold: bool, dtype: torch.dtype) -> AttentionWeights:

@@ -163,21 +163,31 @@ def choose_pooling_grid(height: int, width: int, pooling_grids: Sequence[Sequenc
     return rows, columns
 
 
+def selective_pooling_grid(
+    height: int, width: int, level: int, candidates: Sequence[Sequence[int]]
+) -> tuple[int, int]:
+    """Returns [`choose_pooling_grid`] of the view, the same on every level (released code)."""
+    return choose_pooling_grid(height, width, candidates)
+
+
 @lru_cache(maxsize=256)
-def token_layout(grid: tuple[int, int], query_grid: tuple[int, int], layout: str) -> tuple[int, ...]:
+def token_layout(
+    grid: tuple[int, int], query_grid: tuple[int, int], layout: str, overview_grid: tuple[int, int] | None = None
+) -> tuple[int, ...]:
     """The order in which an image's tokens are read by the text model (paper 3.4; released code).
 
     Args:
         grid: (rows, columns) of slices; (0, 0) when the image is not sliced.
-        query_grid: (rows, columns) of tokens in one view.
+        query_grid: (rows, columns) of tokens in a slice.
         layout: `"spatial"` weaves the slices into one 2D map, each line followed by a row separator, then a slice
             separator (the row separator where there is one column, as in the released code), then the overview.
             `"sequential"` writes slice after slice, each followed by the slice separator or, at the end of a row, by
             the row separator, then the overview.
+        overview_grid: (rows, columns) of tokens in the overview; None for those of a slice.
 
     Returns:
-        One entry a token: the index into the tokens of all views, view by view with the overview last (view i,
-        token t is i * tokens_per_view + t), or `ROW_SEPARATOR` or `SLICE_SEPARATOR`.
+        One entry a token: the index into the tokens of all views, view by view with the overview last (slice i,
+        token t is i * tokens of a slice + t), or `ROW_SEPARATOR` or `SLICE_SEPARATOR`.
 
     Raises:
         ValueError: if the layout is neither of the two.
@@ -201,20 +211,23 @@ def token_layout(grid: tuple[int, int], query_grid: tuple[int, int], layout: str
             order.extend(range(index * tokens_per_view, (index + 1) * tokens_per_view))
             order.append(ROW_SEPARATOR if (index + 1) % columns == 0 else SLICE_SEPARATOR)
     overview = rows * columns * tokens_per_view
-    order.extend(range(overview, overview + tokens_per_view))
+    order.extend(range(overview, overview + math.prod(overview_grid or query_grid)))
     return tuple(order)
 
 
-def num_image_tokens(plan: SlicePlan, *, query_grid: Sequence[int], layout: str) -> int:
+def num_image_tokens(
+    plan: SlicePlan, *, query_grid: Sequence[int], layout: str, overview_grid: Sequence[int] | None = None
+) -> int:
     """Number of image tokens an image takes in the prompt, separators included.
 
     Args:
         plan: how the image is cut.
-        query_grid: (rows, columns) of tokens in one view.
+        query_grid: (rows, columns) of tokens in a slice.
         layout: `"spatial"` or `"sequential"`, see [`token_layout`].
+        overview_grid: (rows, columns) of tokens in the overview; None for those of a slice.
     """
-    rows, columns = query_grid
-    return len(token_layout(plan.grid, (rows, columns), layout))
+    (rows, columns), (overview_rows, overview_columns) = query_grid, overview_grid or query_grid
+    return len(token_layout(plan.grid, (rows, columns), layout, (overview_rows, overview_columns)))
 
 
 __all__ = [
@@ -224,5 +237,6 @@ __all__ = [
     "choose_pooling_grid",
     "num_image_tokens",
     "plan_slices",
+    "selective_pooling_grid",
     "token_layout",
 ]

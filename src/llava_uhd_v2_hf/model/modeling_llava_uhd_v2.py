@@ -21,11 +21,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens, token_layout
-from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
 from .text_llava_uhd_v2 import build_lm_head, scale_logits
-from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2UpsamplerStage
 from .vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
-from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention, sincos_position_table
 
 
 # transformers 5.24 renamed the cache in arguments and outputs; before, the old name is taken without a warning
@@ -84,28 +81,14 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialises what the up-sampler and the window attention hold; the sub-models initialise themselves."""
-        std = self.config.projector_config.initializer_range
-        if isinstance(module, LlavaUhdV2UpsamplerStage):
-            init.zeros_(module.range_temperature)
-            init.ones_(module.spatial_width)
-            for convolution in (module.range_in, module.range_out, module.residual_in, module.residual_out):
-                bound = 1 / math.sqrt(convolution.in_channels)
-                init.uniform_(convolution.weight, -bound, bound)
-                init.uniform_(convolution.bias, -bound, bound)
-        elif isinstance(module, LlavaUhdV2WindowAttention):
-            init.zeros_(module.level_embeddings)
-            init.copy_(module.position_embeddings, sincos_position_table(module.query_grid, module.queries.shape[-1]))
-            init.trunc_normal_(module.queries, std=std)
-        elif isinstance(module, nn.Linear):
-            if module is self.get_output_embeddings():
-                std = getattr(self.config.text_config, "initializer_range", std)
-            init.trunc_normal_(module.weight, std=std)
+        """Initialises the head; the projector and the sub-models initialise themselves."""
+        if module is self.base_model.visual.projector:
+            module.reset_parameters()
+        elif module is self.get_output_embeddings():
+            std = self.config.projector_config.initializer_range
+            init.trunc_normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", std))
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
 
     def post_init(self):
         """Gathers what the sub-models declare, as in every model; keeps tower and projector from being quantised."""
@@ -120,9 +103,6 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
         plan.pop(UNQUANTISED, None)
         return plan
 
-    def _projectors(self) -> list[LlavaUhdV2Projector]:
-        return [module for module in self.modules() if isinstance(module, LlavaUhdV2Projector)]
-
     def fold_projector(self):
         """Keeps the projector's products of weights across calls: faster inference, for 0.13 GB at the released size.
 
@@ -130,15 +110,19 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
         a change of dtype or device and any change of the weights drop them.
 
         Raises:
-            ValueError: if the model trains, or the projector has layers that must be called: wrapped by LoRA,
-                quantised, sharded, hooked or off-loaded.
+            ValueError: if the projector has nothing to fold, the model trains, or the projector has layers that must
+                be called: wrapped by LoRA, quantised, sharded, hooked or off-loaded.
         """
-        for projector in self._projectors():
-            projector.fold()
+        projector = self.base_model.visual.projector
+        if not hasattr(projector, "fold"):
+            kind = self.config.projector_config.projector_type
+            raise ValueError(f"A projector of type `{kind}` has no products of weights to keep; leave it unfolded.")
+        projector.fold()
 
     def unfold_projector(self):
         """Drops what [`~LlavaUhdV2PreTrainedModel.fold_projector`] keeps."""
-        for projector in self._projectors():
+        projector = self.base_model.visual.projector
+        if hasattr(projector, "unfold"):
             projector.unfold()
 
 
@@ -183,7 +167,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             ValueError: if `image_sizes` is missing or is no slice plan, or the patches don't fit it.
         """
         plans = self._read_plans(pixel_values, image_sizes)
-        dtype = self.visual.projector.window_attention.queries.dtype
+        dtype = self.visual.projector.dtype
         # no parameters of the method: `generate` would take them away from the language model
         asked = {key: kwargs.pop(key, None) for key in ("output_hidden_states", "output_attentions")}
         zero3 = self.training and is_deepspeed_zero3_enabled()
@@ -195,12 +179,14 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             **{key: getattr(self.config.vision_config, key) if asked[key] is None else asked[key] for key in asked},
             **kwargs,
         )
-        query_grid = tuple(self.config.projector_config.query_grid)
         separators = self._embed_separators(encoded.tokens.device).to(encoded.tokens)
         images = []
-        counts = [len(plan.view_sizes) * math.prod(query_grid) for plan in plans]
-        for plan, tokens in zip(plans, encoded.tokens.split(counts), strict=True):
-            order = token_layout(plan.grid, query_grid, self.config.token_layout)
+        grids = [self._token_grids(plan) for plan in plans]
+        counts = [
+            plan.num_slices * math.prod(grid) + math.prod(overview) for plan, (grid, overview) in zip(plans, grids)
+        ]
+        for plan, (grid, overview), tokens in zip(plans, grids, encoded.tokens.split(counts), strict=True):
+            order = token_layout(plan.grid, grid, self.config.token_layout, overview)
             # separators are counted from the end: -1 is the row separator, -2 the slice separator
             images.append(torch.cat([tokens, separators])[torch.tensor(order, device=tokens.device)])
         return BaseModelOutputWithPooling(
@@ -209,6 +195,9 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def _token_grids(self, plan: SlicePlan) -> tuple[tuple[int, int], tuple[int, int]]:
+        return self.config.projector_config.token_grids(plan, self.visual.patch_size)
 
     def _embed_separators(self, device: torch.device) -> torch.Tensor:
         """Embeddings of the slice and the row separator: (2, d)."""
@@ -220,7 +209,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
     ) -> list[SlicePlan]:
         if image_sizes is None:
             raise ValueError("`pixel_values` needs `image_sizes`, the slice plans that the image processor returns.")
-        patch_size = self.config.vision_config.patch_size
+        patch_size = self.visual.patch_size
         plans = [SlicePlan.from_image_size(row, patch_size) for row in torch.as_tensor(image_sizes).tolist()]
         if len(plans) != len(pixel_values):
             raise ValueError(f"`pixel_values` has {len(pixel_values)} images, `image_sizes` has {len(plans)} rows.")
@@ -266,12 +255,12 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
             counts: image tokens of each prompt.
             times: how often each prompt is repeated.
         """
-        query_grid, layout = tuple(self.config.projector_config.query_grid), self.config.token_layout
-        plans = [
-            SlicePlan.from_image_size(row, self.config.vision_config.patch_size)
-            for row in torch.as_tensor(image_sizes).tolist()
-        ]
-        tokens = [num_image_tokens(plan, query_grid=query_grid, layout=layout) for plan in plans]
+        patch_size, layout = self.visual.patch_size, self.config.token_layout
+        tokens = []
+        for row in torch.as_tensor(image_sizes).tolist():
+            plan = SlicePlan.from_image_size(row, patch_size)
+            grid, overview = self._token_grids(plan)
+            tokens.append(num_image_tokens(plan, query_grid=grid, overview_grid=overview, layout=layout))
         order, image = [], 0
         for count in counts:
             group = []
@@ -297,7 +286,7 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         A batch without images then gives every trained parameter a gradient (of zero) and, where the model is
         sharded, takes part in the same collectives as the batches with images on other ranks.
         """
-        patch_size = self.config.vision_config.patch_size
+        patch_size = self.visual.patch_size
         pixel_values = inputs_embeds.new_zeros(1, 1, 3 * patch_size**2)
         image_sizes = torch.tensor([SlicePlan((0, 0), (0, 0), (patch_size, patch_size)).to_image_size()], device="cpu")
         [tokens] = self.get_image_features(pixel_values, image_sizes, return_dict=True).pooler_output

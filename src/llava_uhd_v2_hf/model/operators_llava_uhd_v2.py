@@ -8,16 +8,12 @@ Shape letters: v views, c channels, h w the ViT's grid, n = h * w, y x a level's
 sources: the features and j constants, t taps.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from .resizing_llava_uhd_v2 import keep_constants, resizing_weights
-from .upsamplers_vdim_llava_uhd_v2 import RESIDUAL_SCALE, LlavaUhdV2Upsampler, LlavaUhdV2UpsamplerStage, full_precision
+from .resizing_llava_uhd_v2 import full_precision, keep_constants, resizing_weights
 
 
 # Coarse pixels a side whose finer pixels are made by one matrix product.
@@ -107,46 +103,32 @@ def tile_index(reach: int) -> torch.Tensor:
 class Level:
     """What the pixels of a level are made of, in float32 at least.
 
+    The level is a matrix product, operator @ sources. The operator is given by `kernels` or by `axes`; level 0 needs
+    neither.
+
     Args:
-        kernels: (v, y, x, t), weights over the coarser level's pixels, from [`merge_kernels`]; None where the level is
-            the ViT's grid, or that grid resized.
-        sources: (v, m, c), mixed by the level's operator. The last one is a constant: zero, where no fix-up made it.
+        sources: (v, m, c). The last one is a constant, zero where nothing is added; the others are those of the level
+            below and, where a bias was added to that one, its constant.
+        kernels: (v, y, x, t), weights over the pixels of the level below, from [`merge_kernels`].
+        axes: (y, h) and (x, w), weights over the rows and the columns of the ViT's grid, the same for every view; the
+            sources are then the n features and the constant.
     """
 
-    kernels: torch.Tensor | None
     sources: torch.Tensor
+    kernels: torch.Tensor | None = None
+    axes: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-def find_levels(upsampler: nn.Module, features: torch.Tensor, pixels: torch.Tensor) -> list[Level]:
-    """Kernels and sources of every level of the pyramid.
-
-    Fix-ups act on channels, so they are applied to the sources; what they add as a bias becomes a source of its own.
-
-    Args:
-        upsampler: [`LlavaUhdV2Upsampler`] or [`LlavaUhdV2BilinearUpsampler`].
-        features: (v, c, h, w).
-        pixels: (v, 3, patch * h, patch * w).
-    """
-    height, width = features.shape[-2:]
-    sources = full_precision(features).flatten(2).transpose(1, 2)
-    levels = [Level(None, F.pad(sources, (0, 0, 0, 1)))]
-    if not isinstance(upsampler, LlavaUhdV2Upsampler):
-        return levels * (cast(int, upsampler.steps) + 1)
-    for index, stage in enumerate(cast(Iterable[LlavaUhdV2UpsamplerStage], upsampler.stages), start=1):
-        kernels = merge_kernels(stage.kernels(stage.guidance(pixels, (height << index, width << index))))
-        if str(index) in upsampler.fixups:
-            sources = fix_up_sources(upsampler, sources, index)
-            levels.append(Level(kernels, sources))
-        else:
-            levels.append(Level(kernels, F.pad(sources, (0, 0, 0, 1))))
-    return levels
+def map_sources(features: torch.Tensor) -> torch.Tensor:
+    """Returns the sources of a level to which nothing is added: (v, c, h, w) -> (v, n + 1, c), the last one zero."""
+    return F.pad(full_precision(features).flatten(2).transpose(1, 2), (0, 0, 0, 1))
 
 
 def build_operators(levels: list[Level], views: slice, grid: tuple[int, int]) -> list[torch.Tensor]:
     """The matrix of every level for some views, (v, y, x, m): level = matrix @ sources. Its last column is one.
 
     Args:
-        levels: from [`find_levels`], or the first of them.
+        levels: of an up-sampler's `linear_levels`, or the first of them.
         views: which.
         grid: (h, w) of the ViT.
     """
@@ -170,8 +152,8 @@ def build_rows(
     level = levels[index]
     if level.kernels is None:
         like = level.sources
-        down, across = (
-            resizing_weights(length, length << index, "bilinear", like.dtype, like.device) for length in grid
+        down, across = level.axes or (
+            resizing_weights(length, length, "bilinear", like.dtype, like.device) for length in grid
         )
         operator = (down[rows, None, :, None] * across[:, None, :]).flatten(2)
         operator = operator.expand(len(level.sources[views]), -1, -1, -1)
@@ -181,10 +163,4 @@ def build_rows(
     return F.pad(operator, (0, 1), value=1.0)
 
 
-def fix_up_sources(upsampler: LlavaUhdV2Upsampler, sources: torch.Tensor, level: int) -> torch.Tensor:
-    """Applies a level's fix-up to the sources and appends its bias as one more: (v, m, c) -> (v, m + 1, c)."""
-    fixup = cast(nn.Linear, upsampler.fixups[str(level)])
-    kept = upsampler.dropout(sources.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
-    sources = sources + RESIDUAL_SCALE * F.linear(kept, fixup.weight.to(kept.dtype))
-    bias = (RESIDUAL_SCALE * fixup.bias.to(kept.dtype)).expand(len(sources), 1, -1)
-    return torch.cat([sources, bias], dim=1)
+__all__ = ["Level", "apply_kernels", "build_operators", "build_rows", "map_sources", "merge_kernels"]

@@ -10,6 +10,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 
+from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 from .image_processing_llava_uhd_v2 import (
     Images,
@@ -37,7 +38,9 @@ class LlavaUhdV2Processor(ProcessorMixin):
         tokenizer (`PreTrainedTokenizerBase`):
             The text model's tokenizer, with the image token among its special tokens.
         query_grid (`tuple[int, int]`, *optional*, defaults to `(12, 12)`):
-            (rows, columns) of tokens in a view; the `query_grid` of the model's `projector_config`.
+            (rows, columns) of queries in a view; the `query_grid` of the model's `projector_config`.
+        projector_type (`str`, *optional*, defaults to `"hiwin"`):
+            The `projector_type` of the model's `projector_config`, which says how many tokens a view has.
         token_layout (`str`, *optional*, defaults to `"spatial"`):
             Order of an image's tokens, `"spatial"` or `"sequential"`; the `token_layout` of the model's config.
         image_token (`str`, *optional*, defaults to `"<image>"`):
@@ -68,13 +71,14 @@ class LlavaUhdV2Processor(ProcessorMixin):
         image_token: str = "<image>",
         image_suffix: str = "",
         chat_template: str | None = None,
+        projector_type: str = "hiwin",
     ):
-        if len(query_grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in query_grid):
-            raise ValueError(f"`query_grid` must be (rows, columns) of at least 1, got {query_grid}.")
+        self.projector_config = LlavaUhdV2ProjectorConfig(projector_type=projector_type, query_grid=query_grid)
         if token_layout not in ("spatial", "sequential"):
             raise ValueError(f'`token_layout` must be "spatial" or "sequential", got {token_layout!r}.')
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.query_grid = list(query_grid)
+        self.projector_type = projector_type
         self.token_layout = token_layout
         self.image_token = image_token
         self.image_suffix = image_suffix
@@ -206,7 +210,17 @@ class LlavaUhdV2Processor(ProcessorMixin):
         """
         patch_size = kwargs.get("patch_size", self.image_processor.patch_size)
         plan = SlicePlan.from_image_size(image_inputs["image_sizes"][image_idx], patch_size)
-        return self.image_token * num_image_tokens(plan, query_grid=self.query_grid, layout=self.token_layout)
+        return self.image_token * self.count_tokens(plan, patch_size)
+
+    def count_tokens(self, plan: SlicePlan, patch_size: int) -> int:
+        """Returns the number of image tokens of an image, separators included.
+
+        Args:
+            plan: how the image is cut.
+            patch_size: side in pixels of a patch of the vision tower.
+        """
+        grid, overview = self.projector_config.token_grids(plan, patch_size)
+        return num_image_tokens(plan, query_grid=grid, overview_grid=overview, layout=self.token_layout)
 
     def get_text_with_replacements(
         self,
@@ -257,6 +271,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
         if image_sizes is None:
             return MultiModalData()
         images_kwargs = self._merge_kwargs(self.valid_processor_kwargs, **kwargs)["images_kwargs"]
+        patch_size = images_kwargs.get("patch_size", self.image_processor.patch_size)
         max_slices = images_kwargs.pop("max_slices", self.image_processor.max_slices)
         limits = spread_max_slices(max_slices, len(image_sizes))
         plans = [
@@ -264,9 +279,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
             for (height, width), limit in zip(image_sizes, limits, strict=True)
         ]
         return MultiModalData(
-            num_image_tokens=[
-                num_image_tokens(plan, query_grid=self.query_grid, layout=self.token_layout) for plan in plans
-            ],
+            num_image_tokens=[self.count_tokens(plan, patch_size) for plan in plans],
             num_image_patches=[1] * len(plans),
         )
 

@@ -1,25 +1,35 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The Hiwin projector: up-sampling into the inverse semantic pyramid, then hierarchical window attention."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_torchdynamo_exporting, logging
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .fast_order_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts, project_views
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .fast_order_llava_uhd_v2 import (
+    BAND_BYTES,
+    CHUNK_BYTES,
+    HEAD_GROUPS,
+    STRIP_BYTES,
+    budget,
+    even_parts,
+    project_views,
+)
 from .folding_llava_uhd_v2 import (
     AttentionWeights,
     folded_layers,
     folding_pays,
-    has_plain_weights,
     multiply_weights,
     reordering_pays,
     sum_weights,
 )
-from .geometry_llava_uhd_v2 import choose_pooling_grid
-from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler, LlavaUhdV2Upsampler
+from .plain_layers_llava_uhd_v2 import has_plain_weights, is_hooked
+from .registries_llava_uhd_v2 import TOWERS, UPSAMPLERS
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
 
@@ -37,13 +47,79 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
         projector = config.projector_config
-        self.upsampler: nn.Module
-        if projector.upsampler == "vdim":
-            self.upsampler = LlavaUhdV2Upsampler(projector, config.vision_config.hidden_size)
-        else:
-            self.upsampler = LlavaUhdV2BilinearUpsampler(projector)
+        channels = TOWERS[config.vision_config.model_type].width(config.vision_config)
+        self.upsampler: nn.Module = UPSAMPLERS[projector.upsampler](projector, channels)
         self.window_attention = LlavaUhdV2WindowAttention(config)
         self._kept: tuple[AttentionWeights, torch.Tensor] | None = None
+
+    @staticmethod
+    def token_grid(config: LlavaUhdV2ProjectorConfig, height: int, width: int) -> tuple[int, int]:
+        """Returns the (rows, columns) of tokens of a view: those of the queries, whatever its size.
+
+        Args:
+            config: of the projector.
+            height: of the view, in patches.
+            width: likewise.
+        """
+        rows, columns = config.query_grid
+        return rows, columns
+
+    @staticmethod
+    def regions(config: LlavaUhdV2ProjectorConfig, height: int, width: int) -> list[tuple[float, float, float, float]]:
+        """Returns the window that each token sees: (top, left, bottom, right) as parts of the view's height and width.
+
+        Args:
+            config: of the projector.
+            height: of the view, in patches.
+            width: likewise.
+        """
+        rows, columns = config.query_grid
+        return [
+            (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+
+    @staticmethod
+    def memory(config: LlavaUhdV2Config, views: Mapping[tuple[int, int], int], dtype: torch.dtype) -> int:
+        """Estimates the peak memory of a call without gradients on a CPU, beside inputs and outputs, in bytes.
+
+        Counted are the largest tensors that live at the same time. docs/processing.md compares it with measurements.
+
+        Args:
+            config: of the model.
+            views: how many there are of each (height, width) in patches.
+            dtype: of the weights.
+        """
+        projector, width = config.projector_config, config.text_config.hidden_size
+        channels = TOWERS[config.vision_config.model_type].width(config.vision_config)
+        levels, top, queries = len(projector.levels), max(projector.levels), math.prod(projector.query_grid)
+        largest, count = max(height * width for height, width in views), max(views.values())
+        # products of the weights: Gram matrices, queries, fixed keys, and what stands for keys and values
+        rows = queries * projector.num_query_sets
+        weights = levels * channels**2 * 4 + (rows + queries) * width * 4
+        weights += max(width, levels * channels) * width * (4 + dtype.itemsize)
+        # what they are made of, three times: the heap keeps the room
+        weights += 3 * levels * channels * width * 4
+        # a chunk of views: pooled features in float32, and answers on their way out
+        cells = max(pool_rows * pool_columns for pool_rows, pool_columns in projector.pooling_grids)
+        pooled = queries * levels * cells * channels * 4
+        chunk = min(count, max(CHUNK_BYTES // pooled, 1))
+        answers = 3 * chunk * rows * width * 4
+        # bands of the top level's operator and the whole one of the level below, or heads of a strip of windows
+        operator = 4 ** max(top - 1, 0) * largest**2 * 4
+        working = max(2 * operator + 8 * BAND_BYTES, 4 * STRIP_BYTES // HEAD_GROUPS)
+        return weights + chunk * pooled + answers + working
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights, and so of the features that a call takes."""
+        return self.window_attention.queries.dtype
+
+    def reset_parameters(self):
+        """Initialises the up-sampler and the window attention."""
+        self.upsampler.reset_parameters()  # type: ignore[operator]
+        self.window_attention.reset_parameters()
 
     def __call__(
         self, features: list[torch.Tensor], pixels: list[torch.Tensor], plain: bool = False
@@ -79,14 +155,16 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         if plain:
             return tuple(self.window_attention([self.upsampler(*size)]) for size in sizes)
         attention = self.window_attention
-        grids = [choose_pooling_grid(maps.shape[-2], maps.shape[-1], attention.pooling_grids) for maps in features]
+        level_grids = [attention.level_pooling_grids(maps.shape[-2], maps.shape[-1]) for maps in features]
+        grids = [level_grid for level_grid, *_ in level_grids]
         pays = [
             reordering_pays(attention, (maps.shape[-2], maps.shape[-1]), rows * columns)
             for maps, (rows, columns) in zip(features, grids, strict=True)
         ]
-        # the other order goes view by view
+        # the other order goes view by view, and has as many cells on every level
         uncounted = any(isinstance(maps.shape[0], torch.SymInt) for maps in features)
-        if uncounted or not any(pays) or not self.can_reorder():
+        differing = any(len(set(level_grid)) > 1 for level_grid in level_grids)
+        if uncounted or differing or not any(pays) or not self.can_reorder():
             return tuple(self.call_layers(*size) for size in sizes)
         cells = [rows * columns for (rows, columns), maps in zip(grids, features, strict=True) for _ in maps]
         weights = self.multiply_weights(cells)
@@ -96,11 +174,11 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         )
 
     def can_reorder(self) -> bool:
-        """Whether every layer whose weight the other order reads is an ordinary one."""
+        """Whether up-sampling is linear, and every layer whose weight the other order reads is an ordinary one."""
         attention = self.window_attention
-        called = (attention, self.upsampler, *getattr(self.upsampler, "stages", ()))
-        hooked = any(part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part) for part in called)
-        return not hooked and all(map(has_plain_weights, folded_layers(self.upsampler, attention)))
+        hooked = is_hooked(attention) or is_hooked(self.upsampler)
+        linear = self.upsampler.linear_levels is not None
+        return linear and not hooked and all(map(has_plain_weights, folded_layers(attention)))
 
     def call_layers(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The plain order in chunks of views, keys and values projected once for all query sets.

@@ -6,7 +6,6 @@ docs/architecture.md has an example of each. This module imports no torch; the k
 they are first asked for.
 """
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ class Registry(dict[str, Any]):
         self.interface = interface
 
     def __getitem__(self, name: str) -> Any:
-        self.check(name)
+        self.check(name, "the name in the registry")
         entry = super().__getitem__(name)
         if isinstance(entry, str):
             module, _, attribute = entry.rpartition(".")
@@ -51,13 +50,21 @@ class Registry(dict[str, Any]):
             )
         return entry
 
-    def check(self, name: str) -> None:
-        """Raises a ValueError that lists the registered names if `name` is none of them."""
+    def check(self, name: str, field: str) -> None:
+        """Looks whether a kind of that name is registered, without importing it.
+
+        Args:
+            name: of the kind.
+            field: of the config that has the name, for the message.
+
+        Raises:
+            ValueError: if not; lists the registered names.
+        """
         load_extensions()
         if name not in self:
             raise ValueError(
-                f"The {self.kind} `{name}` is not supported; choose one of {', '.join(self)}, or import the module that "
-                "registers it first."
+                f"`{field}`: the {self.kind} `{name}` is not supported. Choose one of {', '.join(self)}, or import the"
+                " module that registers it first."
             )
 
 
@@ -87,17 +94,18 @@ PROJECTORS = Registry(
 )
 TOWERS = Registry(
     "vision tower",
-    ("embed", "layers", "num_prefix_tokens", "wide_layer_size"),
+    ("embed", "run_layers", "patches", "feature_map", "layers", "attention", "embedding_modules", "unread_parameters")
+    + ("stride", "width", "wide_layer_size"),
     {
         "clip_vision_model": "towers_llava_uhd_v2.ClipTower",
         "siglip_vision_model": "towers_llava_uhd_v2.SiglipTower",
         "dinov2": "towers_llava_uhd_v2.Dinov2Tower",
     },
 )
-PoolingGridRule = Callable[[int, int, int, list[list[int]]], tuple[int, int]]
-POOLING_GRIDS: dict[str, PoolingGridRule] = Registry(
+# functions (height and width of a view in patches, level, candidates) -> (rows, columns) of cells in a window
+POOLING_GRIDS = Registry(
     "rule for pooling grids", ("__call__",), {"selective": "geometry_llava_uhd_v2.selective_pooling_grid"}
 )
 
 
-__all__ = ["POOLING_GRIDS", "PROJECTORS", "TOWERS", "UPSAMPLERS", "PoolingGridRule", "Registry", "load_extensions"]
+__all__ = ["POOLING_GRIDS", "PROJECTORS", "TOWERS", "UPSAMPLERS", "Registry", "load_extensions"]

@@ -14,6 +14,11 @@ from transformers.utils import is_torchdynamo_exporting
 from transformers.utils.generic import maybe_autocast
 
 
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def keep_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
     """Keeps `count` tensors that a function makes of its arguments alone; compiled code has them made anew."""
 

@@ -4,23 +4,25 @@
 Shape letters: v views, c channels, h w grid of a level, t = k * k taps of a k * k neighbourhood.
 """
 
+import math
+from collections.abc import Callable, Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
-from .resizing_llava_uhd_v2 import resize
+from .operators_llava_uhd_v2 import Level, map_sources, merge_kernels
+from .plain_layers_llava_uhd_v2 import has_plain_weights, is_hooked
+from .resizing_llava_uhd_v2 import full_precision, resize
 
 
 # Constants of the released code; the paper's equations (6) to (8) have neither residuals nor clamps.
 RESIDUAL_SCALE = 0.1
 TEMPERATURE_RANGE = (1e-4, 1e4)
 SMALLEST_KERNEL_SUM = 1e-7
-
-
-def full_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def pad_by_reflection(maps: torch.Tensor, radius: int) -> torch.Tensor:
@@ -62,6 +64,15 @@ class LlavaUhdV2UpsamplerStage(nn.Module):
         self.residual_in = nn.Conv2d(taps + 3, taps, 1)
         self.residual_out = nn.Conv2d(taps, taps, 1)
         self.dropout = LlavaUhdV2ChannelDropout(config.upsampler_dropout)
+
+    def reset_parameters(self):
+        """Initialises the stage: temperature 0, width 1, convolutions as PyTorch does by default (released code)."""
+        init.zeros_(self.range_temperature)
+        init.ones_(self.spatial_width)
+        for convolution in (self.range_in, self.range_out, self.residual_in, self.residual_out):
+            bound = 1 / math.sqrt(convolution.in_channels)
+            init.uniform_(convolution.weight, -bound, bound)
+            init.uniform_(convolution.bias, -bound, bound)
 
     def range_weights(self, guidance: torch.Tensor) -> torch.Tensor:
         """Softmax over the similarities of each pixel with its neighbours: (v, 3, h, w) -> (v, t, h, w), eq. 8."""
@@ -122,6 +133,15 @@ class LlavaUhdV2Upsampler(nn.Module):
         corrected = range(1, steps + 1) if steps == 3 else range(max(steps, 1), steps + 1)
         self.fixups = nn.ModuleDict({str(level): nn.Linear(channels, channels) for level in corrected})
         self.dropout = LlavaUhdV2ChannelDropout(config.fixup_dropout)
+        self.initializer_range = config.initializer_range
+
+    def reset_parameters(self):
+        """Initialises the stages, and the fix-ups from a truncated normal distribution."""
+        for stage in cast(Iterable[LlavaUhdV2UpsamplerStage], self.stages):
+            stage.reset_parameters()
+        for fixup in cast(Iterable[nn.Linear], self.fixups.values()):
+            init.trunc_normal_(fixup.weight, std=self.initializer_range)
+            init.zeros_(fixup.bias)
 
     def fix_up(self, features: torch.Tensor, level: int) -> torch.Tensor:
         """Adds a tenth of a linear map of the channels, where the level has one: (v, c, h, w) -> (v, c, h, w)."""
@@ -145,24 +165,44 @@ class LlavaUhdV2Upsampler(nn.Module):
             pyramid.append(self.fix_up(stage(pyramid[-1], pixels), level))
         return pyramid
 
+    @property
+    def linear_levels(self) -> Callable[[torch.Tensor, torch.Tensor], list[Level]] | None:
+        """[`~LlavaUhdV2Upsampler.find_levels`]; None where a layer whose weight it reads must be called."""
+        hooked = any(map(is_hooked, self.stages))
+        return self.find_levels if not hooked and all(map(has_plain_weights, self.fixups.values())) else None
 
-class LlavaUhdV2BilinearUpsampler(nn.Module):
-    """The baseline of the paper's table 3: every level is the ViT's map resized bilinearly. It has no weights."""
+    def find_levels(self, features: torch.Tensor, pixels: torch.Tensor) -> list[Level]:
+        """Returns every level as an operator and its sources.
 
-    def __init__(self, config: LlavaUhdV2ProjectorConfig):
-        super().__init__()
-        self.steps = max(config.levels)
+        Fix-ups act on channels, so they are applied to the sources; what they add as a bias becomes a source of its
+        own.
 
-    def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:
-        """As [`LlavaUhdV2Upsampler`]; `pixels` play no part."""
+        Args:
+            features: (v, c, h, w), level 0.
+            pixels: (v, 3, patch * h, patch * w), the normalised views.
+        """
         height, width = features.shape[-2:]
-        sizes = [(height << level, width << level) for level in range(1, self.steps + 1)]
-        scaled = [resize(full_precision(features), size, "bilinear").to(features.dtype) for size in sizes]
-        return [features, *scaled]
+        levels = [Level(map_sources(features))]
+        sources = levels[0].sources[:, :-1]
+        for index, stage in enumerate(cast(Iterable[LlavaUhdV2UpsamplerStage], self.stages), start=1):
+            kernels = merge_kernels(stage.kernels(stage.guidance(pixels, (height << index, width << index))))
+            if str(index) in self.fixups:
+                sources = self.fix_up_sources(sources, index)
+                levels.append(Level(sources, kernels))
+            else:
+                levels.append(Level(F.pad(sources, (0, 0, 0, 1)), kernels))
+        return levels
+
+    def fix_up_sources(self, sources: torch.Tensor, level: int) -> torch.Tensor:
+        """Applies a level's fix-up to the sources and appends its bias as one more: (v, m, c) -> (v, m + 1, c)."""
+        fixup = cast(nn.Linear, self.fixups[str(level)])
+        dropped = self.dropout(sources.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        sources = sources + RESIDUAL_SCALE * F.linear(dropped, fixup.weight.to(dropped.dtype))
+        bias = (RESIDUAL_SCALE * fixup.bias.to(dropped.dtype)).expand(len(sources), 1, -1)
+        return torch.cat([sources, bias], dim=1)
 
 
 __all__ = [
-    "LlavaUhdV2BilinearUpsampler",
     "LlavaUhdV2ChannelDropout",
     "LlavaUhdV2Upsampler",
     "LlavaUhdV2UpsamplerStage",

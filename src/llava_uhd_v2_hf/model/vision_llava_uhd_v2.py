@@ -8,19 +8,19 @@ d text width.
 import contextlib
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers.utils import is_torchdynamo_exporting, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
-from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector
-from .resizing_llava_uhd_v2 import resize
+from .registries_llava_uhd_v2 import PROJECTORS, TOWERS
 
 
 logger = logging.get_logger(__name__)
@@ -49,22 +49,10 @@ DEFAULT_TOWER_BYTES = 2**30
 
 def views_at_a_time(config: PreTrainedConfig, patches: int, itemsize: int, device_type: str) -> int:
     """How many views of so many patches the tower takes at a time."""
+    tower = TOWERS[config.model_type]
     # two states, keys, queries and values, and the wide layer of the perceptron
-    view = patches * (5 * config.hidden_size + wide_layer_size(config)) * itemsize
+    view = patches * (5 * tower.width(config) + tower.wide_layer_size(config)) * itemsize
     return max(TOWER_BYTES.get(device_type, DEFAULT_TOWER_BYTES) // view, 1)
-
-
-def wide_layer_size(config: PreTrainedConfig) -> int:
-    return getattr(config, "intermediate_size", 0) or config.mlp_ratio * config.hidden_size
-
-
-def tower_layers(tower: PreTrainedModel) -> nn.ModuleList:
-    return tower.encoder.layer if tower.config.model_type == "dinov2" else tower.encoder.layers
-
-
-def num_prefix_tokens(tower: PreTrainedModel) -> int:
-    """Tokens before the patches: the class token, which SigLIP doesn't have."""
-    return 0 if tower.config.model_type == "siglip_vision_model" else 1
 
 
 def num_read_layers(config: LlavaUhdV2Config) -> int:
@@ -73,43 +61,10 @@ def num_read_layers(config: LlavaUhdV2Config) -> int:
     return layer if layer >= 0 else count + 1 + layer
 
 
-def embed_views(tower: PreTrainedModel, views: torch.Tensor) -> torch.Tensor:
-    """The tower's embeddings for views of any size, positions interpolated: (v, 3, H, W) -> (v, prefix + n, c).
-
-    The tower's own interpolation reads its position table as `.weight`, which is empty while the model is off-loaded:
-    here every embedding module is called.
-    """
-    embeddings = tower.embeddings
-    if tower.config.model_type == "dinov2":
-        return embeddings(views)
-
-    patches = embeddings.patch_embedding(views.to(embeddings.patch_embedding.weight.dtype))
-    grid = (patches.shape[-2], patches.shape[-1])
-    prefix = num_prefix_tokens(tower)
-    positions = embeddings.position_embedding(torch.arange(embeddings.num_positions, device=patches.device))
-    states = patches.flatten(2).transpose(1, 2) + resize_positions(positions[prefix:], grid)
-    if not prefix:
-        return states
-    # the class token lies in the module itself, which has to be called for it: any image of its native size will do
-    native = views.new_zeros(1, 3, embeddings.image_size, embeddings.image_size)
-    class_token = embeddings(native)[:, :1]
-    return torch.cat([class_token.expand(views.shape[0], -1, -1), states], dim=1)
-
-
-def resize_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """Bicubic interpolation of a square position table: (side * side, c) -> (h * w, c)."""
-    side = int(len(positions) ** 0.5)
-    if grid == (side, side):
-        return positions
-    table = positions.float().view(side, side, -1).permute(2, 0, 1)
-    return resize(table, grid, "bicubic").flatten(1).T.to(positions.dtype)
-
-
 @contextlib.contextmanager
-def record_attentions(layers: nn.ModuleList, record: bool):
-    """Collects the attention weights of `layers`, in the order in which they run."""
+def record_attentions(attentions: Iterable[nn.Module]):
+    """Collects the second output of attention modules, their weights, in the order in which they run."""
     weights: list[torch.Tensor] = []
-    attentions = [getattr(layer, "self_attn", None) or layer.attention for layer in layers] if record else []
     hooks = [module.register_forward_hook(lambda _, __, output: weights.append(output[1])) for module in attentions]
     try:
         yield weights
@@ -127,10 +82,11 @@ class LlavaUhdV2VisionEncoder(nn.Module):
 
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
-        self.patch_size = config.vision_config.patch_size
+        self.tower = TOWERS[config.vision_config.model_type]
+        self.patch_size = self.tower.stride(config.vision_config)
         self.num_read_layers = num_read_layers(config)
         self.vision_tower = AutoModel.from_config(config.vision_config, dtype=torch.get_default_dtype())
-        self.projector = LlavaUhdV2Projector(config)
+        self.projector = PROJECTORS[config.projector_config.projector_type](config)
         self.freeze_unread_parameters()
 
     def train(self, mode: bool = True):
@@ -140,31 +96,13 @@ class LlavaUhdV2VisionEncoder(nn.Module):
 
     def freeze_unread_parameters(self):
         """Freezes what comes after the hidden state that is read: it is kept for export, but never runs."""
-        read = {self.vision_tower.embeddings, *tower_layers(self.vision_tower)[: self.num_read_layers]}
-        if hasattr(self.vision_tower, "pre_layrnorm"):
-            read.add(self.vision_tower.pre_layrnorm)
+        tower = self.vision_tower
+        read = [*self.tower.embedding_modules(tower), *self.tower.layers(tower)[: self.num_read_layers]]
         used = {parameter for module in read for parameter in module.parameters()}
-        used.discard(getattr(self.vision_tower.embeddings, "mask_token", None))
+        used -= set(self.tower.unread_parameters(tower))
         for parameter in self.vision_tower.parameters():
             if parameter not in used:
                 parameter.requires_grad_(False)
-
-    def run_layers(self, state: torch.Tensor, every_state: bool = False, **kwargs) -> list[torch.Tensor]:
-        """The hidden state of the tower that is read, or all up to it.
-
-        Args:
-            state: (v, prefix + n, c), the embeddings.
-            every_state: whether to return all hidden states, from the first.
-            kwargs: handed to the tower's layers.
-
-        Returns:
-            Each (v, prefix + n, c).
-        """
-        states = [state]
-        for layer in tower_layers(self.vision_tower)[: self.num_read_layers]:
-            state = layer(state, attention_mask=None, **kwargs)
-            states = [*states, state] if every_state else [state]
-        return states
 
     def encode_views(
         self, views: torch.Tensor, every_state: bool = False, together: bool = False, **kwargs
@@ -181,24 +119,24 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         Returns:
             The hidden states without class token, each (v, h * w, c).
         """
-        tower, prefix = self.vision_tower, num_prefix_tokens(self.vision_tower)
-        state = embed_views(tower, views)
-        if hasattr(tower, "pre_layrnorm"):
-            state = tower.pre_layrnorm(state)
-        patches = state.shape[1] - prefix
+        network = self.vision_tower
+        state = self.tower.embed(network, views)
+        patches = self.tower.patches(state).shape[1]
         if together or is_torchdynamo_exporting():  # an exported program may be for any number of views
             chunks = [state]
         else:
-            chunks = state.split(views_at_a_time(tower.config, patches, state.itemsize, views.device.type))
-        hidden_states = [self.run_layers(chunk, every_state, **kwargs) for chunk in chunks]
-        return [torch.cat(states)[:, prefix:] for states in zip(*hidden_states, strict=True)]
+            chunks = state.split(views_at_a_time(network.config, patches, state.itemsize, views.device.type))
+        hidden_states = [
+            self.tower.run_layers(network, chunk, self.num_read_layers, every_state, **kwargs) for chunk in chunks
+        ]
+        return [self.tower.patches(torch.cat(states)) for states in zip(*hidden_states, strict=True)]
 
     def project(self, states: list[torch.Tensor], views: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The tokens of views of several sizes: (v, h * w, c) and (v, 3, patch * h, patch * w) a size -> (v, q, d)."""
         # the tower may be kept in another precision than the projector, to train one of them
-        dtype = self.projector.window_attention.queries.dtype
+        dtype = self.projector.dtype
         grids = [(size.shape[-2] // self.patch_size, size.shape[-1] // self.patch_size) for size in views]
-        features = [state.mT.unflatten(2, grid).to(dtype) for state, grid in zip(states, grids, strict=True)]
+        features = [self.tower.feature_map(state, grid).to(dtype) for state, grid in zip(states, grids, strict=True)]
         return self.projector(features, views)
 
     def unpack_views(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -236,8 +174,8 @@ class LlavaUhdV2VisionEncoder(nn.Module):
                 places[size].append((image, place))
 
         batches = [self.unpack_views(torch.cat(views), size) for size, views in patches.items()]
-        layers = tower_layers(self.vision_tower)[: self.num_read_layers]
-        with record_attentions(layers, output_attentions) as attentions:
+        layers = self.tower.layers(self.vision_tower)[: self.num_read_layers]
+        with record_attentions(map(self.tower.attention, layers) if output_attentions else ()) as attentions:
             hidden_states = [
                 self.encode_views(batch, output_hidden_states, together=output_attentions, **kwargs)
                 for batch in batches

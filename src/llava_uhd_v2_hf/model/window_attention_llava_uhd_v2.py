@@ -2,7 +2,7 @@
 """Hierarchical window attention: from the inverse semantic pyramid to a view's tokens (paper 3.3).
 
 Shape letters: v views, c ViT channels, d text width, h w grid of a level, q queries (= windows = tokens of a view),
-s query sets, p pooled cells of a window, k = levels * p keys of a window.
+s query sets, p pooled cells of a window, k keys of a window (its cells on all levels).
 """
 
 import math
@@ -12,12 +12,12 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
-from .geometry_llava_uhd_v2 import choose_pooling_grid
-from .resizing_llava_uhd_v2 import resize
-from .upsamplers_vdim_llava_uhd_v2 import full_precision
+from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS
+from .resizing_llava_uhd_v2 import full_precision, resize
 
 
 def sincos_position_table(query_grid: list[int], width: int) -> torch.Tensor:
@@ -83,10 +83,13 @@ class LlavaUhdV2WindowAttention(nn.Module):
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
         projector = config.projector_config
-        channels, width = config.vision_config.hidden_size, config.text_config.hidden_size
+        tower = TOWERS[config.vision_config.model_type]
+        channels, width = tower.width(config.vision_config), config.text_config.hidden_size
         self.levels = projector.levels
         self.query_grid = list(projector.query_grid)
         self.pooling_grids = projector.pooling_grids
+        self.pooling_grid_rule = POOLING_GRIDS[projector.pooling_grid_rule]
+        self.initializer_range = projector.initializer_range
         self.num_heads = cast(int, projector.num_attention_heads)  # in a whole config it is no longer open
         self.num_channels = channels
         queries, sets = math.prod(projector.query_grid), projector.num_query_sets
@@ -106,6 +109,29 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self.norm_attention = nn.LayerNorm(width, eps=projector.layer_norm_eps)
         self.norm_output = nn.LayerNorm(width, eps=projector.layer_norm_eps)
 
+    def reset_parameters(self):
+        """Initialises queries and matrices from a truncated normal distribution, positions as sines and cosines."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init.trunc_normal_(module.weight, std=self.initializer_range)
+                if module.bias is not None:
+                    init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                init.ones_(module.weight)
+                init.zeros_(module.bias)
+        init.zeros_(self.level_embeddings)
+        init.copy_(self.position_embeddings, sincos_position_table(self.query_grid, self.queries.shape[-1]))
+        init.trunc_normal_(self.queries, std=self.initializer_range)
+
+    def level_pooling_grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Returns the (rows, columns) of cells that a window has on each level that is read.
+
+        Args:
+            height: of the view, in patches.
+            width: likewise.
+        """
+        return [self.pooling_grid_rule(height, width, level, self.pooling_grids) for level in self.levels]
+
     def key_offsets(self, height: int, width: int) -> list[torch.Tensor]:
         """What is added to the keys of each level of an (h, w) grid: positions and level embedding, (y, x, d)."""
         table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)
@@ -122,9 +148,9 @@ class LlavaUhdV2WindowAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pools every level into its windows: maps (v, c, h, w) -> keys and values, each (v, q, k, d)."""
         height, width = pyramid[0].shape[-2:]
-        pooling_grid = choose_pooling_grid(height, width, self.pooling_grids)
+        grids = self.level_pooling_grids(height, width)
         keys, values = [], []
-        for level, offset in zip(self.levels, offsets, strict=True):
+        for level, offset, pooling_grid in zip(self.levels, offsets, grids, strict=True):
             pixels = self.level_projections[str(level)](pyramid[level].flatten(2).mT)
             value = self.norm_features(pixels).unflatten(1, offset.shape[:2])
             keys.append(pool_windows(value + offset, self.query_grid, pooling_grid))

@@ -7,13 +7,14 @@ Shape letters: m tokens of the answer, n tokens of the image with its separators
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import Cache, PreTrainedModel
 
 from ..inference.chat import Chat
-from ..inference.inspection import Inspection
+from ..inference.inspection import Inspection, Regions
 from ..model.modeling_llava_uhd_v2 import CACHE_NAME
 
 
@@ -140,26 +141,57 @@ def _mean_weights(
     return torch.stack(layers).mean(dim=0)
 
 
-def place_weights(weights: torch.Tensor, inspection: Inspection) -> np.ndarray:
-    """Puts the weights of an image's tokens back to the windows that they were made from; separators are left out.
+class AttentionMaps(NamedTuple):
+    """Attention to the tokens of an image, in the places of what they see.
+
+    Args:
+        slices: (n, r, c) of n slices, row by row; none where the image is not sliced.
+        overview: (r, c).
+    """
+
+    slices: np.ndarray
+    overview: np.ndarray
+
+
+def place_weights(weights: torch.Tensor, inspection: Inspection) -> AttentionMaps:
+    """Puts the weights of an image's tokens back to the regions that they see; separators are left out.
 
     Args:
         weights: (n,), in reading order.
         inspection: of the image.
 
-    Returns:
-        (v, r, c): the slices row by row, then the overview.
-
     Raises:
-        ValueError: if the image has another number of tokens.
+        ValueError: if the image has another number of tokens, or its tokens see all of a view.
     """
+    if inspection.regions is None or inspection.overview_regions is None:
+        raise ValueError(
+            "The attention has no places to be drawn at: each token of this model's projector sees the whole view."
+        )
     order = torch.tensor(inspection.order)
     if len(weights) != len(order):
         raise ValueError(f"There are weights for {len(weights)} tokens, but the image has {len(order)}.")
-    rows, columns = inspection.query_grid
-    placed = torch.zeros(len(inspection.views) * rows * columns)
-    placed[order[order >= 0]] = weights[order >= 0].float()
-    return placed.view(-1, rows, columns).numpy()
+    is_token = order >= 0
+    by_view = np.zeros(int(is_token.sum()))
+    by_view[order[is_token]] = weights[is_token].float()
+    overview = by_view[len(by_view) - len(inspection.overview_regions) :]
+    slices = by_view[: len(by_view) - len(overview)].reshape(inspection.plan.num_slices, -1)
+    return AttentionMaps(
+        np.tensordot(slices, spread(inspection.regions, inspection.token_grid), axes=1),
+        np.tensordot(overview, spread(inspection.overview_regions, inspection.overview_token_grid), axes=1),
+    )
 
 
-__all__ = ["AnswerAttention", "attend", "place_weights"]
+def spread(regions: Regions, grid: tuple[int, int]) -> np.ndarray:
+    """Returns how much of each region lies in each cell of a (rows, columns) grid: (tokens, rows, columns)."""
+    boxes = np.array(regions)
+    along = []
+    for axis, cells in enumerate(grid):
+        # in cells; rounded, so that a region that is a cell is all in it
+        start, end = (np.round(boxes[:, side] * cells, 9)[:, None] for side in (axis, axis + 2))
+        edges = np.arange(cells)
+        inside = (np.minimum(end, edges + 1) - np.maximum(start, edges)).clip(min=0)
+        along.append(inside / (end - start))
+    return along[0][:, :, None] * along[1][:, None, :]
+
+
+__all__ = ["AnswerAttention", "AttentionMaps", "attend", "place_weights"]

@@ -16,7 +16,7 @@ from ..inference.chat import Chat
 from ..inference.inspection import Inspection, count_of, inspect_image
 from ..inference.loading import load_image_settings, load_network, read_image
 from ..model.geometry_llava_uhd_v2 import SlicePlan
-from .attention import AnswerAttention, attend, place_weights
+from .attention import AnswerAttention, AttentionMaps, attend, place_weights
 from .slices import (
     BACKGROUND,
     INK,
@@ -56,21 +56,25 @@ def draw_attention(
     """
     weights = attention.weights[sorted(tokens)].mean(dim=0)
     maps = place_weights(weights, inspection)
-    top = float(maps.max())
+    top = max(float(part.max()) for part in maps if part.size)
     plan, wide = inspection.plan, inspection.image_size[1] > 1.8 * inspection.image_size[0]
     room = WIDTH - 2 * MARGIN
-    size = fit(inspection.image_size, (TALLEST, room if wide or len(maps) == 1 else (room - PANEL_GAP) // 2))
-    overview = draw_heat(inspection.views[-1], maps[-1], top, size)
-    panels = [draw_panel(overview, "Overview", f"{maps[-1].sum():.1%} of the attention")]
-    if len(maps) > 1:
+    size = fit(inspection.image_size, (TALLEST, room if wide or not plan.num_slices else (room - PANEL_GAP) // 2))
+    overview = draw_heat(inspection.views[-1], maps.overview, top, size)
+    panels = [draw_panel(overview, "Overview", f"{maps.overview.sum():.1%} of the attention")]
+    if plan.num_slices:
         slices = draw_attended(inspection, maps, top, size)
         title = count_of(plan.num_slices, "slice")
-        panels.insert(0, draw_panel(slices, title, f"{maps[:-1].sum():.1%} of the attention"))
+        panels.insert(0, draw_panel(slices, title, f"{maps.slices.sum():.1%} of the attention"))
 
     text = draw_text(question, attention.pieces, tokens)
     body = arrange(panels, across=not wide)
     of_image = weights.sum().item()
-    parts = [text, body, _draw_scale(top, max(of_image - float(maps.sum()), 0), 1 - of_image)]
+    parts = [
+        text,
+        body,
+        _draw_scale(top, max(of_image - float(maps.slices.sum() + maps.overview.sum()), 0), 1 - of_image),
+    ]
     heights = [part.height + MARGIN for part in parts]
     picture = Image.new("RGB", (max(WIDTH, body.width + 2 * MARGIN), MARGIN + sum(heights)), BACKGROUND)
     place = MARGIN
@@ -80,19 +84,19 @@ def draw_attention(
     return picture
 
 
-def draw_attended(inspection: Inspection, maps: np.ndarray, top: float, size: tuple[int, int]) -> Image.Image:
+def draw_attended(inspection: Inspection, maps: AttentionMaps, top: float, size: tuple[int, int]) -> Image.Image:
     """The image, put together from its slices, under the attention to them; one without slices as its overview.
 
     Args:
         inspection: of the image.
-        maps: (v, r, c), see [`place_weights`].
+        maps: of [`place_weights`].
         top: the weight that becomes the brightest.
         size: (height, width) of the result.
     """
-    if len(maps) == 1:
-        return draw_heat(inspection.views[0], maps[0], top, size)
     plan = inspection.plan
-    picture = draw_heat(join_views(inspection.views[:-1], plan), join_maps(maps[:-1], plan), top, size)
+    if not plan.num_slices:
+        return draw_heat(inspection.views[0], maps.overview, top, size)
+    picture = draw_heat(join_views(inspection.views[:-1], plan), join_maps(maps.slices, plan), top, size)
     draw_seams(picture, plan.grid)
     return picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..inference.inspection import Inspection, count_of
+from ..inference.inspection import Inspection, Regions, count_of
 from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
 from ..utils.atomic import written_whole
 
@@ -175,7 +175,7 @@ def place_tokens(inspection: Inspection) -> list[tuple[int, int]]:
 
     Slices, separators that stand alone, and the overview are one line or column apart.
     """
-    (rows, columns), (token_rows, token_columns) = inspection.plan.grid, inspection.query_grid
+    (rows, columns), (token_rows, token_columns) = inspection.plan.grid, inspection.token_grid
     first_of_overview = rows * columns * token_rows * token_columns
     places = []
     line, column, last = 0, 0, -1
@@ -183,7 +183,8 @@ def place_tokens(inspection: Inspection) -> list[tuple[int, int]]:
         view, token = divmod(entry if entry >= 0 else last, token_rows * token_columns)
         if entry >= first_of_overview:
             top = rows * (token_rows + 1) + (2 if inspection.layout == "spatial" and rows else 0)
-            place = (top + token // token_columns, token % token_columns)
+            line_of_overview, column_of_overview = divmod(entry - first_of_overview, inspection.overview_token_grid[1])
+            place = (top + line_of_overview, column_of_overview)
         elif entry >= 0:
             row, column_of_slices = divmod(view, columns)
             # in the sequential layout there is a separator between two slices
@@ -222,19 +223,28 @@ def draw_tokens(inspection: Inspection, area: tuple[int, int]) -> Image.Image:
 
     caption = "read line by line"
     if inspection.plan.num_slices:
-        per_line = inspection.plan.grid[1] * inspection.query_grid[1] + 1
+        per_line = inspection.plan.grid[1] * inspection.token_grid[1] + 1
         spatial = f"read in lines of {per_line} across the slices"
         caption = spatial if inspection.layout == "spatial" else "read slice by slice"
     return draw_panel(body, f"{len(inspection.order):,} tokens", caption)
 
 
+def mean_colours(view: Image.Image, regions: Regions | None, count: int) -> list:
+    """Returns the mean colour of the part of a view that each of `count` tokens sees; see [`Inspection`]."""
+    if regions is None:
+        return [view.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))] * count
+    width, height = view.size
+    boxes = [(left * width, top * height, right * width, bottom * height) for top, left, bottom, right in regions]
+    return [view.resize((1, 1), Image.Resampling.BOX, box=box).getpixel((0, 0)) for box in boxes]
+
+
 def draw_map(inspection: Inspection, area: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """The map, and the upper right corner (x, y) of the overview's part in it."""
-    token_rows, token_columns = inspection.query_grid
+    token_rows, token_columns = inspection.overview_token_grid
     colours: list = []
-    for view in inspection.views:
-        small = view.resize((token_columns, token_rows), Image.Resampling.BOX)
-        colours += [small.getpixel((column, row)) for row in range(token_rows) for column in range(token_columns)]
+    for view in inspection.views[:-1]:
+        colours += mean_colours(view, inspection.regions, math.prod(inspection.token_grid))
+    colours += mean_colours(inspection.views[-1], inspection.overview_regions, token_rows * token_columns)
 
     places = place_tokens(inspection)
     lines, columns = map_size(places)
