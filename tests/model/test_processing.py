@@ -452,8 +452,8 @@ def test_fields_are_saved(vicuna, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"query_grid": (12, 0)}, r"`query_grid`.*\(12, 0\)"),
-        ({"query_grid": (12,)}, r"`query_grid`.*\(12,\)"),
+        ({"query_grid": (12, 0)}, r"`query_grid`.*\[12, 0\]"),
+        ({"query_grid": (12,)}, r"`query_grid`.*\[12\]"),
         ({"token_layout": "spiral"}, "`token_layout`.*'spiral'"),
         ({"image_token": "<picture>"}, "no token `<picture>`"),
     ],

@@ -79,12 +79,21 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def _initialize_weights(self, module: nn.Module, *args, **kwargs):
+        """Initialises the projector as a whole; transformers skips modules without weights of their own.
+
+        Loaded weights stay: transformers' and PyTorch's initialisers, which a `reset_parameters` calls, skip them here.
+        """
+        if module is not self.base_model.visual.projector:
+            super()._initialize_weights(module, *args, **kwargs)
+        elif not all(getattr(parameter, "_is_hf_initialized", False) for parameter in module.parameters()):
+            module.reset_parameters()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialises the head; the projector and the sub-models initialise themselves."""
-        if module is self.base_model.visual.projector:
-            module.reset_parameters()
-        elif module is self.get_output_embeddings():
+        """Initialises the head, or a new one; the projector and the sub-models initialise themselves."""
+        inside = self.base_model.visual.projector.modules()
+        if isinstance(module, nn.Linear) and not any(module is part for part in inside):
             std = self.config.projector_config.initializer_range
             init.trunc_normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", std))
             if module.bias is not None:

@@ -174,7 +174,7 @@ def place_weights(weights: torch.Tensor, inspection: Inspection) -> AttentionMap
     by_view = np.zeros(int(is_token.sum()))
     by_view[order[is_token]] = weights[is_token].float()
     overview = by_view[len(by_view) - len(inspection.overview_regions) :]
-    slices = by_view[: len(by_view) - len(overview)].reshape(inspection.plan.num_slices, -1)
+    slices = by_view[: len(by_view) - len(overview)].reshape(inspection.plan.num_slices, len(inspection.regions))
     return AttentionMaps(
         np.tensordot(slices, spread(inspection.regions, inspection.token_grid), axes=1),
         np.tensordot(overview, spread(inspection.overview_regions, inspection.overview_token_grid), axes=1),
