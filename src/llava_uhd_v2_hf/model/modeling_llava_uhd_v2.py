@@ -82,7 +82,7 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
     def _initialize_weights(self, module: nn.Module, *args, **kwargs):
         """Initialises the projector as a whole; transformers skips modules without weights of their own.
 
-        Loaded weights stay: transformers' and PyTorch's initialisers, which a `reset_parameters` calls, skip them here.
+        Loaded weights stay: transformers' and PyTorch's initialisers, which a `reset_parameters` calls, skip them.
         """
         if module is not self.base_model.visual.projector:
             super()._initialize_weights(module, *args, **kwargs)
