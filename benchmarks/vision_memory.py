@@ -13,9 +13,10 @@ import ctypes
 import torch
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.inference.cost import describe_bytes, estimate_cost
+from llava_uhd_v2_hf.inference.cost import estimate_cost
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, plan_slices
 from llava_uhd_v2_hf.model.vision_llava_uhd_v2 import LlavaUhdV2VisionEncoder
+from llava_uhd_v2_hf.utils.units import describe_bytes
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

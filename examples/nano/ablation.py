@@ -27,7 +27,7 @@ from test_set import write_test_set
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import llava_uhd_v2_hf  # noqa: F401  registers the model
-from llava_uhd_v2_hf.utils.atomic import written_whole
+from llava_uhd_v2_hf.utils.atomic import atomic_write
 
 
 NANO = Path(__file__).parent
@@ -142,7 +142,7 @@ def main() -> None:
         run = {"variant": name, "seed": seed}
         if not any(run.items() <= known.items() for known in report["runs"]):
             report["runs"].append(run | evaluate_variant(train_variant(name, seed, arguments), samples))
-            with written_whole(report_file) as file:
+            with atomic_write(report_file) as file:
                 file.write_text(f"{json.dumps(report, indent=2)}\n")
     for row in (COLUMNS, ["---"] * len(COLUMNS), *table_rows(report["runs"])):
         print(f"| {' | '.join(row)} |")

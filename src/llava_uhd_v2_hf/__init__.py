@@ -13,6 +13,7 @@ from transformers import (
 from .model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from .model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model, LlavaUhdV2PreTrainedModel
+from .model.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
 from .model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 
 
@@ -28,6 +29,7 @@ __all__ = [
     "LlavaUhdV2ForConditionalGeneration",
     "LlavaUhdV2ImageProcessor",
     "LlavaUhdV2Model",
+    "LlavaUhdV2Pipeline",
     "LlavaUhdV2PreTrainedModel",
     "LlavaUhdV2Processor",
     "LlavaUhdV2ProjectorConfig",

@@ -1,14 +1,11 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading shards of every kind, writing them in pieces, and the folder that appears when it is complete."""
+"""Reading shards of every kind, writing them in pieces, and the record of a conversion."""
 
 import hashlib
 import io
 import json
-import os
 import pickle
-import socket
-import subprocess
-import sys
+import re
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from llava_uhd_v2_hf.conversion import output_folder as checkpoint_folder
 from llava_uhd_v2_hf.conversion import weight_files
-from llava_uhd_v2_hf.conversion.output_folder import check_disk_space, prepare_output, staged, write_record
+from llava_uhd_v2_hf.conversion.output_folder import SPARE_BYTES, write_record
 from llava_uhd_v2_hf.conversion.weight_files import LazyTensor, WeightFiles, stored_tensor, write_file, write_shards
+from llava_uhd_v2_hf.utils import atomic
 from tests.support.checkpoints import convert, read_weights, write_released
 
 
@@ -219,38 +216,13 @@ def test_stored_tensors_are_not_copied(tmp_path):
 
 
 def test_disk_space_is_checked_before_anything_is_written(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
-    with pytest.raises(ValueError, match=r"deep needs \d+ bytes \(0.1 GB\), but the disk of .* has 1000000 bytes"):
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(
+        OSError, match=r"deep needs \d+ bytes \(\d+ MB\), but the disk of .* has 1000000 bytes"
+    ) as error:
         convert(source, tmp_path / "new/deep")
+    assert int(re.search(r"needs (\d+) bytes", str(error.value))[1]) > SPARE_BYTES
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match=f"needs {5 + checkpoint_folder.SPARE_BYTES} bytes"):
-        check_disk_space(tmp_path / "output", 5)
-
-
-def test_a_folder_appears_when_it_is_complete(tmp_path):
-    output = tmp_path / "deep/output"
-    with staged(output, "key.json") as folder:
-        assert not output.exists() and folder.parent == output.parent
-        (folder / "key.json.partial").write_text("{}")
-        (folder / "sub").mkdir()
-    assert sorted(path.name for path in output.iterdir()) == ["key.json", "sub"]
-    with pytest.raises(KeyError), staged(tmp_path / "other", "key.json"):
-        raise KeyError
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep"]
-
-
-def test_left_overs_of_dead_processes_are_removed(tmp_path, capsys):
-    host = socket.gethostname()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    kept = [f"output.{host}.{os.getppid()}.partial", f"output.elsewhere.{dead.pid}.partial", "output.partial", "other"]
-    removed = [f"output.{host}.{dead.pid}.partial", f"output.{host}.{os.getpid()}.partial", "output"]
-    for name in kept + removed:
-        (tmp_path / name).mkdir()
-    (tmp_path / "output/config.json.partial").write_text("{}")
-    prepare_output(tmp_path / "output", "config.json")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    assert capsys.readouterr().out.count("left by a run that did not finish") == 3
 
 
 def test_record_has_checksums_and_no_paths(source, tmp_path):

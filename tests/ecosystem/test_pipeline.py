@@ -14,11 +14,11 @@ from transformers import TextIteratorStreamer, pipeline
 from transformers.pipelines import ImageTextToTextPipeline
 
 from llava_uhd_v2_hf.hub.card import CardRequest
-from llava_uhd_v2_hf.hub.publishing import export_checkpoint
+from llava_uhd_v2_hf.hub.export import export_checkpoint
 from llava_uhd_v2_hf.model.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
 from tests.ecosystem.pipeline_answers import ANSWER, CHATS, PROMPTS, SMALL, WIDE, answers_of, say
 from tests.ecosystem.tiny_llava import write_llava
-from tests.hub.test_publishing import make_environment
+from tests.support.environments import make_environment
 from tests.support.paths import ROOT
 
 

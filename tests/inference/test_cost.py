@@ -4,7 +4,7 @@ import torch
 from transformers import DynamicCache
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.inference.cost import describe_bytes, estimate_cost
+from llava_uhd_v2_hf.inference.cost import estimate_cost
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import plan_slices
 from llava_uhd_v2_hf.model.modeling_llava_uhd_v2 import CACHE_NAME
 
@@ -54,7 +54,3 @@ def test_several_images_add_up():
     assert one.vision_bytes <= mixed.vision_bytes < two.vision_bytes
     none = estimate_cost([], config, torch.bfloat16)
     assert (none.num_image_tokens, none.vision_bytes, none.cache_bytes) == (0, 0, 0)
-
-
-def test_bytes_in_words():
-    assert [describe_bytes(number) for number in (0, 542_113_792, 3_400_000_000)] == ["0 MB", "542 MB", "3.4 GB"]

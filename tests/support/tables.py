@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llava_uhd_v2_hf.utils.atomic import written_whole
+from llava_uhd_v2_hf.utils.atomic import atomic_write
 
 
 class Row(NamedTuple):
@@ -38,5 +38,5 @@ def replace_table(path: Path, name: str, rows: Iterable[Sequence[str]]) -> None:
     lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     read_table(path, name)
     text = table_pattern(name).sub(lambda found: found[1] + lines + found[3], path.read_text(encoding="utf-8"))
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

@@ -13,10 +13,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf.cli.app import app
-from llava_uhd_v2_hf.training import disk_space
 from llava_uhd_v2_hf.training.evaluation import is_exact
 from llava_uhd_v2_hf.training.parameter_groups import part_of, plan_parts
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.utils import atomic
 from llava_uhd_v2_hf.utils.recipes import read_recipe, shipped_recipes
 from tests.support.finetune_data import write_samples
 from tests.support.finetune_runs import load, logged, make_recipe, train, trainer_of
@@ -324,7 +324,7 @@ def test_warm_up_alone_is_warned_of(tiny_checkpoint, samples, tmp_path, caplog):
 
 def test_a_disk_that_is_too_small_is_named_in_time(tiny_checkpoint, samples, tmp_path, caplog, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     output = train("pretrain", tiny_checkpoint, samples, tmp_path / "out", "training.save_steps=2")
     warnings = [record.message for record in caplog.records if "The next checkpoint needs about" in record.message]
     assert len(warnings) == 2  # before the first step and after the first checkpoint, not after the last

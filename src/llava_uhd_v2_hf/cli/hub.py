@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ..hub.card import CardRequest
-from ..hub.publishing import export_checkpoint, push_checkpoint
+from ..hub.export import export_checkpoint
+from ..hub.push import push_checkpoint
 from .support import errors_in_one_line
 
 

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from ..inference.cost import describe_bytes, estimate_cost
+from ..inference.cost import estimate_cost
 from ..inference.inspection import inspect_image
 from ..inference.loading import load_image_settings, read_image
 from ..pictures.slices import check_suffix, draw_inspection, save_picture
+from ..utils.units import describe_bytes
 from .support import MaxNewTokens, MaxSlices, errors_in_one_line
 
 

@@ -10,7 +10,7 @@ import typer
 from transformers import AutoProcessor
 
 from ..inference.checkpoints import check_checkpoint
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 from .support import MaxSlices, errors_in_one_line
 
 
@@ -113,7 +113,7 @@ def check(
         )
         report = check_data(settings, processor, num_workers=workers)
         if json_file is not None:
-            with written_whole(json_file) as unfinished:
+            with atomic_write(json_file) as unfinished:
                 text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
                 unfinished.write_text(f"{text}\n", encoding="utf-8")
         for line in report.describe():

@@ -21,16 +21,14 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
+from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
-    PARTIAL,
-    check_disk_space,
+    SPARE_BYTES,
     errors_as_messages,
     names_by_value,
-    prepare_output,
     read_json,
     small_files,
-    staged,
     write_record,
 )
 from .processor_files import (
@@ -101,11 +99,12 @@ def assemble(
         seed: of the new weights' random numbers.
 
     Raises:
-        ValueError: if `output` is in use or does not fit on its disk, or a part is missing, unreadable, not supported
+        ValueError: if `output` is in use, or a part is missing, unreadable, not supported
             or does not fit the others. Nothing is left in `output` then.
+        OSError: if `output` does not fit on its disk.
     """
     output = output.resolve()
-    prepare_output(output, "config.json")
+    prepare_folder(output, "config.json")
     projector_config = {
         "levels": list(levels),
         "upsampler": upsampler,
@@ -137,10 +136,10 @@ def assemble(
     config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, dtype)
     new = {"initialised": initial_projector(config, seed), "vision_tower": load_tower(vision_tower, config)}
     tensors, origins = gather_tensors(new, files, rules, shapes, config.dtype)
-    check_disk_space(output, total_size(tensors, config.dtype))
+    check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
     print(", ".join(f"{count} tensors: {origin}" for origin, count in Counter(origins.values()).items()) + ".")
 
-    with staged(output, "config.json") as folder:
+    with atomic_folder(output, "config.json") as folder:
         hashes = write_shards(folder, {name: tensors[name] for name in shapes}, config.dtype)
         build_generation_config(text_model, config, tokenizer, text_rows).save_pretrained(folder)
         values = {"max_slices": max_slices, **_normalisation(vision_tower)}

@@ -18,15 +18,13 @@ from torch import Tensor
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 
+from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .output_folder import (
-    PARTIAL,
-    check_disk_space,
+    SPARE_BYTES,
     errors_as_messages,
     names_by_value,
-    prepare_output,
     read_json,
     small_files,
-    staged,
     write_record,
 )
 from .processor_files import (
@@ -70,11 +68,12 @@ def convert_checkpoint(
         skip_tokenizer: whether to write the image processor alone, without tokenizer and processor.
 
     Raises:
-        ValueError: if `output` is in use or does not fit on its disk, or anything in `source` is missing, unreadable,
+        ValueError: if `output` is in use, or anything in `source` is missing, unreadable,
             unknown, not supported or not finite. Nothing is left in `output` then.
+        OSError: if `output` does not fit on its disk.
     """
     source, output = source.resolve(), output.resolve()
-    prepare_output(output, "config.json")
+    prepare_folder(output, "config.json")
     values = read_json(source / "config.json")
     text_config = build_text_config(values)
     released_rows = text_config.vocab_size
@@ -92,11 +91,11 @@ def convert_checkpoint(
     tensors = {
         name: converted_tensor(weights, plan.rules[name], name, shape, config.dtype) for name, shape in shapes.items()
     }
-    check_disk_space(output, total_size(tensors, config.dtype))
+    check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
     generation_config = build_generation_config(source, config, tokenizer, released_rows)
     _report(values, config, plan)
 
-    with staged(output, "config.json") as folder:
+    with atomic_folder(output, "config.json") as folder:
         hashes = write_shards(folder, tensors, config.dtype)
         generation_config.save_pretrained(folder)
         build_processor(config, tokenizer).save_pretrained(folder)

@@ -20,15 +20,13 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 
+from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import new_rows, widest_dtype
 from .output_folder import (
-    PARTIAL,
-    check_disk_space,
+    SPARE_BYTES,
     errors_as_messages,
     names_by_value,
-    prepare_output,
     small_files,
-    staged,
     write_json,
     write_record,
 )
@@ -69,11 +67,12 @@ def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"opena
         vision_tower: `mm_vision_tower`, from which the released code reads the tower's shape.
 
     Raises:
-        ValueError: if `output` is in use or does not fit on its disk, `source` is not a complete checkpoint of ours,
+        ValueError: if `output` is in use, `source` is not a complete checkpoint of ours,
             or the released code cannot compute such a model. Nothing is left in `output` then.
+        OSError: if `output` does not fit on its disk.
     """
     source, output = source.resolve(), output.resolve()
-    prepare_output(output, "config.json")
+    prepare_folder(output, "config.json")
     config = read_config(source)
     weights = WeightFiles.from_folder(source)
     refuse_other_tensors(weights, model_shapes(config))
@@ -81,9 +80,9 @@ def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"opena
     rows = count_source_rows(weights, config)
     values = released_values(config, rows, vision_tower)
     tensors, origins = exported_tensors(weights, config, rows)
-    check_disk_space(output, total_size(tensors, config.dtype))
+    check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
 
-    with staged(output, "config.json") as folder:
+    with atomic_folder(output, "config.json") as folder:
         hashes = write_shards(folder, tensors, config.dtype)
         _write_text_files(source, folder, config, rows)
         write_json(folder / f"config.json{PARTIAL}", values)

@@ -18,17 +18,15 @@ from torch import nn
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 
+from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import converted_tensor, widest_dtype
 from .export import read_config
 from .output_folder import (
-    PARTIAL,
-    check_disk_space,
+    SPARE_BYTES,
     errors_as_messages,
     names_by_value,
-    prepare_output,
     read_json,
     small_files,
-    staged,
     write_json,
     write_record,
 )
@@ -69,11 +67,12 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
         output: folder to write; it must not exist, or be empty.
 
     Raises:
-        ValueError: if `output` is in use or does not fit on its disk, or anything in `source` is missing, unreadable,
+        ValueError: if `output` is in use, or anything in `source` is missing, unreadable,
             unknown, or does not fit `base`. Nothing is left in `output` then.
+        OSError: if `output` does not fit on its disk.
     """
     source, output = source.resolve(), output.resolve()
-    prepare_output(output, ADAPTER_CONFIG)
+    prepare_folder(output, ADAPTER_CONFIG)
     values = read_json(source / ADAPTER_CONFIG)
     for key, value in FIXED_VALUES.items():
         if (values.get(key, value) or None) != (value or None):
@@ -96,10 +95,10 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
     for rule in rules:
         for name in rule.ours:
             tensors[PEFT_PREFIX + name] = converted_tensor(full, rule, name, shapes[name], dtype)
-    check_disk_space(output, total_size(tensors, dtype))
+    check_free_space(output, total_size(tensors, dtype) + SPARE_BYTES)
     print(f"{len(targets)} adapted layers; trained in full: {', '.join(modules) or 'nothing'}.")
 
-    with staged(output, ADAPTER_CONFIG) as folder:
+    with atomic_folder(output, ADAPTER_CONFIG) as folder:
         hashes = write_file(folder / f"{ADAPTER_STEM}.safetensors", tensors, dtype)
         for path in small_files(base):
             if path.name in PROCESSOR_FILES:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
 from ..inference.checkpoints import base_of, is_adapter
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 
 
 PACKAGES = ("llava-uhd-v2-hf", "transformers", "tokenizers", "torch", "numpy", "pillow")
@@ -89,7 +89,7 @@ class Record:
         """Writes the file, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**self.facts, "tasks": self.tasks}, indent=2, ensure_ascii=False)
-        with written_whole(self.path) as unfinished:
+        with atomic_write(self.path) as unfinished:
             unfinished.write_text(f"{text}\n", encoding="utf-8")
 
 

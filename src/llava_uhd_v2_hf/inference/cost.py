@@ -76,9 +76,4 @@ def cache_bytes_per_token(config: LlavaUhdV2Config, dtype: torch.dtype) -> int:
     return 2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize
 
 
-def describe_bytes(number: int) -> str:
-    """In two or three digits: 690 MB, 4.1 GB."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
-
-
-__all__ = ["ImageCost", "cache_bytes_per_token", "describe_bytes", "estimate_cost", "estimate_vision_bytes"]
+__all__ = ["ImageCost", "cache_bytes_per_token", "estimate_cost", "estimate_vision_bytes"]

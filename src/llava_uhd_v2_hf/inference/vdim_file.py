@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ..model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 
 
 VDIM_NAME = "vdim.safetensors"
@@ -62,7 +62,7 @@ def save_vdim(folder: Path, upsampler: LlavaUhdV2Upsampler, facts: VdimFacts) ->
     """Writes `folder`/vdim.safetensors, in float32, under a temporary name first; returns its path."""
     path = folder / VDIM_NAME
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in upsampler.state_dict().items()}
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file(tensors, unfinished, metadata={"format": "pt", METADATA_KEY: json.dumps(asdict(facts))})
     return path
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from huggingface_hub.dataclasses import type_validator
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .geometry_llava_uhd_v2 import SlicePlan
-from .pipeline_llava_uhd_v2 import register_pipeline
 from .registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS, TOWERS, UPSAMPLERS
 
 
@@ -44,6 +44,7 @@ _FRAMEWORK_KEYS = {
     "attn_implementation",
     "auto_map",
     "bos_token_id",
+    "custom_pipelines",
     "decoder_start_token_id",
     "eos_token_id",
     "experts_implementation",
@@ -294,6 +295,9 @@ class LlavaUhdV2Config(PreTrainedConfig):
         _refuse_unknown_keys(self, kwargs)
         _refuse_wrong_types(self)
         kwargs.setdefault("auto_map", {})  # TRL reads it with the package installed, too
+        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            # of a folder with code, whose code this class is not: `pipeline` would ask for `trust_remote_code`
+            kwargs.pop("custom_pipelines", None)
         self.vision_config = _resolve_sub_config(self.vision_config, DEFAULT_VISION_CONFIG)
         self.text_config = _resolve_sub_config(self.text_config, DEFAULT_TEXT_CONFIG)
         if isinstance(self.projector_config, LlavaUhdV2ProjectorConfig):
@@ -308,10 +312,12 @@ class LlavaUhdV2Config(PreTrainedConfig):
         self._check_text()
 
     def to_dict(self) -> dict[str, Any]:
-        """As of transformers, without an `auto_map` that is empty."""
+        """Returns the values as transformers does, without an `auto_map` that is empty and without classes."""
         values = super().to_dict()
         if not self.auto_map:  # of a folder without code
             del values["auto_map"]
+        for pipeline in values.get("custom_pipelines", {}).values():  # where `pipeline` replaces names by classes
+            pipeline["pt"] = [getattr(auto_class, "__name__", auto_class) for auto_class in pipeline["pt"]]
         return values
 
     def _check_text(self):
@@ -350,9 +356,5 @@ class LlavaUhdV2Config(PreTrainedConfig):
         if vision.num_channels != 3:
             raise ValueError(f"The vision tower must read 3 channels, its `num_channels` is {vision.num_channels}.")
 
-
-# here and not where the Auto classes are registered: of a folder with code, `pipeline` loads the config, then looks up
-# the task, then loads the rest
-register_pipeline(LlavaUhdV2Config.model_type)
 
 __all__ = ["LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]

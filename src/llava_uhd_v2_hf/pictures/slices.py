@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..inference.inspection import Inspection, Regions, count_of
 from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
@@ -62,7 +62,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     check_suffix(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         picture.save(unfinished)
 
 

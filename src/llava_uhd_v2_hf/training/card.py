@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 
 
 CARD_NAME = "README.md"
@@ -25,7 +25,7 @@ def render_card(folder: Path, template: Traversable, metadata: ModelCardData, **
     """
     with resources.as_file(template) as path:
         card = ModelCard.from_template(metadata, template_path=str(path), **values)
-    with written_whole(folder / CARD_NAME) as unfinished:
+    with atomic_write(folder / CARD_NAME) as unfinished:
         unfinished.write_text(str(card), encoding="utf-8")
 
 

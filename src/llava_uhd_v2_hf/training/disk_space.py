@@ -1,12 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """A warning before the disk is full."""
 
-import shutil
 from pathlib import Path
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
+
+from ..utils.atomic import free_bytes
 
 
 logger = logging.get_logger(__name__)
@@ -43,8 +44,7 @@ class DiskSpace(TrainerCallback):
             args: say where checkpoints are written.
             needed: bytes of the next one.
         """
-        free = shutil.disk_usage(args.output_dir).free
-        if free < needed:
+        if (free := free_bytes(Path(args.output_dir))) < needed:
             logger.warning(
                 f"The next checkpoint needs about {needed / 1e9:.1f} GB, but the disk of {args.output_dir} has "
                 f"{free / 1e9:.1f} GB free; make room, or lower `training.save_total_limit`."

@@ -1,9 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The result of a training: a folder that loads when it is complete, and not before."""
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,27 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
-
-
-@contextmanager
-def replaced_files(folder: Path, key_file: str) -> Iterator[Path]:
-    """An empty folder, whose files come into `folder` at the end, in place of those of the same name.
-
-    Args:
-        folder: the result's; made if it is not there.
-        key_file: the file without which nothing loads it; it comes last.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / ".result"
-    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
-    staged.mkdir()
-    try:
-        yield staged
-        (folder / key_file).unlink(missing_ok=True)
-        for path in sorted(staged.iterdir(), key=lambda path: path.name == key_file):
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(staged)
+from ..utils.atomic import replaced_files
 
 
 def stored_dtype(checkpoint: str) -> torch.dtype:
@@ -66,4 +44,4 @@ def write_model(
         processor.save_pretrained(staged)
 
 
-__all__ = ["replaced_files", "stored_dtype", "write_model"]
+__all__ = ["stored_dtype", "write_model"]

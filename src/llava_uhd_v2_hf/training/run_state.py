@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..utils.atomic import written_whole
+from ..utils.atomic import atomic_write
 from ..utils.recipes import RENAMED
 
 
@@ -63,7 +63,7 @@ def recipe_values(recipe: Any) -> dict[str, Any]:
 
 def write_recipe(folder: Path, values: dict[str, Any]) -> None:
     """Writes `folder`/recipe.yaml with the values of [`recipe_values`], under a temporary name first."""
-    with written_whole(folder / RECIPE_NAME) as unfinished:
+    with atomic_write(folder / RECIPE_NAME) as unfinished:
         unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 

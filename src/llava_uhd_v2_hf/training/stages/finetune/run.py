@@ -23,12 +23,13 @@ from ....inference.checkpoints import base_of, check_checkpoint, is_adapter
 from ....model.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
 from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ....utils.atomic import replaced_files
 from ...adapters import add_adapter, go_on_from, half_dtype, quantization_config
 from ...curves import CURVES_NAME, save_curves
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
 from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, plan_parts
-from ...result_folder import replaced_files, stored_dtype, write_model
+from ...result_folder import stored_dtype, write_model
 from ...run_state import (
     PUSHED_CHECKPOINT,
     check_same_recipe,

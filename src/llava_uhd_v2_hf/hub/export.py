@@ -1,0 +1,82 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Adding card and code to a checkpoint, in its folder or in a copy."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+from transformers.utils import CONFIG_NAME
+
+from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder, replaced_files
+from .card import CardRequest, build_card, missing_metadata
+from .checkpoint_folder import CARD_NAME, Checkpoint, read_checkpoint
+from .code import check_code, code_files
+
+
+def export_checkpoint(
+    folder: Path, output: Path | None, request: CardRequest, *, with_code: bool, repo_id: str | None = None
+) -> list[str]:
+    """Adds card and, if asked, code to a checkpoint, in its folder or in a copy.
+
+    In its folder, new files take their places one by one, config.json last: an interruption leaves a checkpoint that
+    loads as before. A copy appears when it is complete.
+
+    Args:
+        folder: a complete checkpoint; the card may be missing.
+        output: folder of the copy, which must not exist or be empty; None to change `folder` itself.
+        request: the card.
+        with_code: whether to add the code, see [`code_files`].
+        repo_id: the name that the card's commands use; by default that of the folder.
+
+    Returns:
+        Metadata that the card must be given before it can be pushed.
+
+    Raises:
+        ValueError: if the checkpoint is not complete, `output` is in use, or card or code can't be made.
+        OSError: if a file can't be written, or the disk is too small for the copy.
+    """
+    folder = folder.resolve()
+    checkpoint = read_checkpoint(folder)
+    target = folder if output is None else output.resolve()
+    card = build_card(folder, request, repo_id=repo_id or target.name, with_code=with_code or checkpoint.has_code)
+    added = added_files(checkpoint, card, with_code=with_code)
+    if target == folder:
+        with replaced_files(folder, CONFIG_NAME, keep_key_file=True) as staged:
+            _write_files(added, staged)
+    else:
+        prepare_folder(target, CONFIG_NAME)
+        check_free_space(target, checkpoint.num_bytes)
+        files: dict[str, Path | bytes] = {**checkpoint.files, **checkpoint.weights, **added}
+        with atomic_folder(target, CONFIG_NAME) as staged:
+            _write_files({name + PARTIAL if name == CONFIG_NAME else name: files[name] for name in files}, staged)
+    return missing_metadata(card)
+
+
+def added_files(checkpoint: Checkpoint, card: ModelCard, *, with_code: bool) -> dict[str, bytes]:
+    """Returns what publishing adds to a checkpoint or changes in it: name -> content.
+
+    Args:
+        checkpoint: a complete one.
+        card: its card.
+        with_code: whether to add the code, see [`code_files`].
+
+    Raises:
+        ValueError: if the code can't be made, or config.json names code that is not there.
+    """
+    if not with_code:
+        check_code(checkpoint)
+    return {CARD_NAME: str(card).encode(), **(code_files(checkpoint) if with_code else {})}
+
+
+def _write_files(files: Mapping[str, Path | bytes], folder: Path) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, path)
+        else:
+            path.write_bytes(content)
+
+
+__all__ = ["added_files", "export_checkpoint"]

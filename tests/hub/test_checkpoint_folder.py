@@ -1,0 +1,82 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Complete checkpoint folders: missing files, damaged weights, other models."""
+
+import json
+import re
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from llava_uhd_v2_hf.hub.checkpoint_folder import read_checkpoint
+from tests.support.commands import assert_error, run_cli
+
+
+def test_complete_checkpoint(checkpoint):
+    (checkpoint / "optimizer.pt").write_bytes(b"pickle")
+    (checkpoint / "checkpoint-500").mkdir()
+    (checkpoint / "checkpoint-500/modeling_llava_uhd_v2.py").write_text("")
+    found = read_checkpoint(checkpoint)
+    assert list(found.weights) == ["model.safetensors"]
+    assert {"config.json", "processor_config.json", "chat_template.jinja", "tokenizer.json"} < set(found.files)
+    assert found.left_out == ["checkpoint-500", "optimizer.pt"]
+    assert not found.has_code
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "chat_template.jinja",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ],
+)
+def test_missing_files_are_named(checkpoint, name):
+    (checkpoint / "tokenizer.model").unlink()  # with which alone it would be complete
+    (checkpoint / name).unlink()
+    assert_error(run_cli("export", checkpoint), "not complete", name)
+
+
+def test_all_missing_files_are_named_at_once(tmp_path):
+    result = run_cli("push", tmp_path, "org/name")
+    assert_error(result, "config.json", "generation_config.json", "tokenizer", "model.safetensors")
+
+
+def test_pickles_are_no_weights(checkpoint):
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    assert_error(run_cli("push", checkpoint, "org/name"), "model.safetensors", "pytorch_model.bin won't do")
+
+
+def test_cut_weights_are_refused(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert_error(run_cli("export", checkpoint), weights, "not whole")
+
+
+def test_lost_shards_and_tensors_are_refused(checkpoint):
+    tensors = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    first = sorted(tensors)[0]
+    weight_map = dict.fromkeys(tensors, "model-00002-of-00002.safetensors") | {
+        first: "model-00001-of-00002.safetensors"
+    }
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    save_file(tensors, checkpoint / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match="Missing: model-00001-of-00002.safetensors"):
+        read_checkpoint(checkpoint)
+    second = sorted(tensors)[1]
+    save_file({second: tensors[second]}, checkpoint / "model-00001-of-00002.safetensors")
+    with pytest.raises(ValueError, match=f"00001-of-00002.safetensors has no `{re.escape(first)}`"):
+        read_checkpoint(checkpoint)
+
+
+def test_other_models_are_refused(checkpoint):
+    (checkpoint / "config.json").write_text('{"model_type": "llava"}')
+    assert_error(run_cli("export", checkpoint), "`llava`", "`llava_uhd_v2`")
+
+
+def test_folder_that_is_not_there(tmp_path):
+    assert_error(run_cli("export", tmp_path / "none"), tmp_path / "none")
