@@ -17,6 +17,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration  # noqa: E402
+from llava_uhd_v2_hf.model.projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector  # noqa: E402
 from tests.support.finetune_data import write_checkpoint, write_samples  # noqa: E402
 from tests.support.hub_process import Server  # noqa: E402
 from tests.support.models import set_fixed_weights  # noqa: E402
@@ -78,6 +79,28 @@ def tiny_model(tiny_config) -> LlavaUhdV2ForConditionalGeneration:
     model = LlavaUhdV2ForConditionalGeneration(tiny_config).eval()
     set_fixed_weights(model)
     return model
+
+
+@pytest.fixture
+def mid_projector():
+    """Makes projectors of width 256 and 512, at which the reordered form really runs, with features and pixels.
+
+    (features (2, 256, 24, 16), pixels (2, 3, 336, 224)); keyword arguments are of the projector's config.
+    """
+
+    def make(dtype=torch.float32, **options):
+        config = LlavaUhdV2Config(
+            vision_config={"hidden_size": 256, "num_attention_heads": 4, "patch_size": 14},
+            text_config={"hidden_size": 512, "num_attention_heads": 4, "vocab_size": 32001},
+            projector_config={"num_query_sets": 1, **options},
+        )
+        projector = LlavaUhdV2Projector(config).to(dtype).eval()
+        set_fixed_weights(projector)
+        generator = torch.Generator().manual_seed(1)
+        features = torch.randn(2, 256, 24, 16, generator=generator, dtype=dtype)
+        return projector, features, torch.randn(2, 3, 24 * 14, 16 * 14, generator=generator, dtype=dtype)
+
+    return make
 
 
 @pytest.fixture(scope="session")

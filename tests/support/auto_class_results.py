@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from tests.support.paths import ROOT
 
 
-def compute(source, name, output, python=sys.executable, isolated=False, **options):
+def compute(source, name, output, python=sys.executable, isolated=False, extensions=(), **options):
     """What a checkpoint computes through the five Auto classes, in a process of its own."""
     command = [python, *(["-I"] if isolated else []), ROOT / "tests/support/auto_classes.py", source, name, output]
+    command += extensions
     done = subprocess.run(command, text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)
     assert done.returncode == 0, done.stderr
     return load_file(output)

@@ -1,12 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Loads a checkpoint through all five Auto classes, in a process of its own, and saves what they compute.
 
-    python tests/support/auto_classes.py (package | code) MODEL OUTPUT.safetensors
+    python tests/support/auto_classes.py (package | code) MODEL OUTPUT.safetensors [EXTENSION ...]
 
-`package` registers our classes; `code` refuses to find them and takes the checkpoint's own code. MODEL is a folder or
-a Hub id. The weights are read as float32.
+`package` registers our classes, and imports modules with extensions; `code` refuses to find them and takes the
+checkpoint's own code. MODEL is a folder or a Hub id. The weights are read as float32.
 """
 
+import importlib
 import importlib.util
 import sys
 
@@ -17,10 +18,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 
 torch.set_num_threads(1)
-source, name, output = sys.argv[1:]
+source, name, output, *extensions = sys.argv[1:]
 if source == "package":
     import llava_uhd_v2_hf  # noqa: F401
 
+    for extension in extensions:
+        importlib.import_module(extension)
     options = {}
 elif importlib.util.find_spec("llava_uhd_v2_hf"):
     sys.exit("llava_uhd_v2_hf can be imported; install it in the editable way for this test.")

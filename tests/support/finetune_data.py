@@ -3,10 +3,14 @@
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from transformers import LlamaConfig
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.conversion.processor_files import build_generation_config, build_processor, load_tokenizer
@@ -74,11 +78,18 @@ def permute_images(samples: Path, seed: int = 0) -> Path:
     return permuted
 
 
-def write_checkpoint(folder: Path, width: int = 64, seed: int = 0) -> Path:
-    """A tiny model with random weights, complete with processor."""
+def write_checkpoint(
+    folder: Path,
+    width: int = 64,
+    seed: int = 0,
+    vision: Mapping[str, Any] = MappingProxyType({}),
+    text: Mapping[str, Any] = MappingProxyType({}),
+    projector: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """A tiny model with random weights, complete with processor; `vision`, `text`, `projector` change its config."""
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 4, "num_hidden_layers": 2}
     config = LlavaUhdV2Config(
-        vision_config={"model_type": "clip_vision_model", "image_size": SIZE, "patch_size": PATCH, **sizes},
+        vision_config={"model_type": "clip_vision_model", "image_size": SIZE, "patch_size": PATCH, **sizes, **vision},
         text_config={
             "model_type": "llama",
             "num_key_value_heads": 4,
@@ -86,13 +97,20 @@ def write_checkpoint(folder: Path, width: int = 64, seed: int = 0) -> Path:
             "max_position_embeddings": 1024,
             "initializer_range": 0.1,
             **sizes,
+            **text,
         },
-        projector_config={"query_grid": [2, 2], "num_attention_heads": 4, "num_query_sets": 1, "levels": [0, 1]},
+        projector_config={
+            "query_grid": [2, 2],
+            "num_attention_heads": 4,
+            "num_query_sets": 1,
+            "levels": [0, 1],
+            **projector,
+        },
         image_token_id=0,
         row_separator_id=13,
         slice_separator_id=44,
     )
-    tokenizer = load_tokenizer(TOKENIZER, config.text_config)
+    tokenizer = load_tokenizer(TOKENIZER, LlamaConfig())  # with Vicuna's chat template
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     config.text_config.vocab_size = len(tokenizer)
     torch.manual_seed(seed)

@@ -12,6 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
 
 from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+from ..model.registries_llava_uhd_v2 import TOWERS
 from .output_folder import read_json
 
 
@@ -65,7 +66,7 @@ def build_processor(
         **{
             "max_slices": MAX_SLICES,
             "slice_resolution": config.vision_config.image_size,
-            "patch_size": config.vision_config.patch_size,
+            "patch_size": TOWERS[config.vision_config.model_type].stride(config.vision_config),
         }
         | image_values,
     )
@@ -82,6 +83,7 @@ def build_processor(
         image_token=IMAGE_TOKEN,
         image_suffix="" if first == "a" else " ",
         chat_template=tokenizer.chat_template,
+        projector_type=config.projector_config.projector_type,
     )
 
 

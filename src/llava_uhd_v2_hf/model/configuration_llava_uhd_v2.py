@@ -13,6 +13,12 @@ from .geometry_llava_uhd_v2 import SlicePlan
 from .registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS, TOWERS, UPSAMPLERS
 
 
+if TYPE_CHECKING:
+    # the pipeline of a folder with code, in whose config.json it is named: transformers copies the files that relative
+    # imports name
+    from .pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline  # noqa: F401
+
+
 SUPPORTED_LEVELS = ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 2, 3))
 # (rows, columns) of pooled cells in a window, in the released code's order of preference (paper eq. 3)
 DEFAULT_POOLING_GRIDS = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))

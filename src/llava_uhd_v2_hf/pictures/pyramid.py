@@ -51,8 +51,15 @@ class PyramidParts:
     def of_model(
         cls, model: LlavaUhdV2ForConditionalGeneration, image_processor: LlavaUhdV2ImageProcessor
     ) -> "PyramidParts":
-        """Those of a whole model, in evaluation mode."""
+        """Returns those of a whole model, in evaluation mode.
+
+        Raises:
+            ValueError: if the model's projector has no up-sampler.
+        """
         visual = model.model.visual
+        if not hasattr(visual.projector, "upsampler"):
+            kind = model.config.projector_config.projector_type
+            raise ValueError(f"A model whose projector is of type `{kind}` has no feature pyramid to draw.")
         return cls(image_processor, model.config, visual.vision_tower, visual.projector.upsampler)
 
 

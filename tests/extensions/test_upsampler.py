@@ -1,0 +1,94 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""An up-sampler from one file outside the package: in every order of operations, and from config to export."""
+
+import pytest
+import torch
+from torch import nn
+
+from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
+from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS
+from tests.extensions.outside import deconvolution, nearest  # noqa: F401  registers them
+from tests.support.finetune_data import write_checkpoint
+from tests.support.journeys import (
+    check_cost_and_inspection,
+    check_export,
+    check_generation,
+    check_lora,
+    check_saving,
+    check_training,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    projector = {"upsampler": "deconvolution", "levels": [0, 1, 2]}
+    return write_checkpoint(tmp_path_factory.mktemp("deconvolution") / "model", width=32, projector=projector)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("upsampler", "dtype", "reordered"),
+    [
+        ("deconvolution", torch.float32, False),
+        ("nearest", torch.float64, True),
+        ("bilinear", torch.float64, True),
+        ("vdim", torch.float64, True),
+    ],
+)
+def test_every_order_computes_what_the_plain_one_does(mid_projector, upsampler, dtype, reordered, monkeypatch):
+    projector, features, pixels = mid_projector(upsampler=upsampler, dtype=dtype)
+    calls, original = [], projector_module.project_views
+    monkeypatch.setattr(projector_module, "project_views", lambda *args: calls.append(1) or original(*args))
+    [tokens] = projector([features], [pixels])
+    assert bool(calls) is reordered
+    [expected] = projector([features], [pixels], plain=True)
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-6)
+    assert expected.std() > 0.01
+
+
+def test_saving_and_loading(checkpoint, tmp_path):
+    check_saving(checkpoint, tmp_path, "projector_config", "upsampler", "deconvolution")
+
+
+def test_generation(checkpoint):
+    check_generation(checkpoint)
+
+
+def test_cost_and_inspection(checkpoint, tmp_path):
+    check_cost_and_inspection(checkpoint, tmp_path)
+
+
+def test_training(checkpoint, samples, tmp_path):
+    check_training(checkpoint, samples, tmp_path, "projector.window_attention.key")
+
+
+def test_lora_with_merge(checkpoint):
+    check_lora(checkpoint, r".*(window_attention\.(key|value)|language_model.*q_proj)")
+
+
+@pytest.mark.slow
+def test_export_with_code(checkpoint, tmp_path):
+    check_export(checkpoint, tmp_path, deconvolution.__name__)
+
+
+def test_new_weights_are_initialised(tiny_config):
+    tiny_config.projector_config.upsampler = "deconvolution"
+    model = LlavaUhdV2ForConditionalGeneration(tiny_config)
+    assert all(stage.weight.std() > 0 for stage in model.model.visual.projector.upsampler.stages)
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"`upsampler`.*`sharpest` is not supported.*vdim, bilinear.*deconvolution"):
+        LlavaUhdV2ProjectorConfig(upsampler="sharpest")
+
+
+def test_a_class_that_lacks_a_part_of_the_interface_is_named(tiny_config, monkeypatch):
+    class Half(nn.Module):
+        def forward(self, features, pixels):
+            return [features]
+
+    monkeypatch.setitem(UPSAMPLERS, "half", Half)
+    tiny_config.projector_config.upsampler = "half"
+    with pytest.raises(ValueError, match=r"up-sampler `half`, .*Half, lacks reset_parameters, linear_levels"):
+        LlavaUhdV2ForConditionalGeneration(tiny_config)
