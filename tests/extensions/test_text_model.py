@@ -17,7 +17,7 @@ from tests.support.journeys import (
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    text = {"model_type": "olmo2"}
+    text = {"model_type": "olmo2", "eos_token_id": 2, "pad_token_id": 0}
     return write_checkpoint(tmp_path_factory.mktemp("olmo2") / "model", width=32, text=text)
 
 
