@@ -325,7 +325,7 @@ def test_settings_that_are_refused(tmp_path):
 
 def test_the_shipped_mixture_is_the_paper_s():
     """Table 5: sizes in thousands, and their sum."""
-    file = importlib.resources.files("llava_uhd_v2_hf.training") / "mixtures/uhd-v2-858k.yaml"
+    file = importlib.resources.files("llava_uhd_v2_hf.data") / "mixtures/uhd-v2-858k.yaml"
     sources = read_sources(ConversationData(source=str(file)))
     sizes = [158, 40, 83, 72, 9, 80, 15, 20, 66, 20, 22, 55, 3, 11, 40, 30, 48, 86]
     assert [source.samples for source in sources] == [1000 * size for size in sizes]

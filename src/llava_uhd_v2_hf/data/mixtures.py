@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..utils.recipes import build, parse_yaml
+from ..utils.strict_yaml import build, parse_yaml
 
 
 @dataclass
@@ -123,10 +123,7 @@ def _read_mixture(values: Any, path: Path) -> list[MixtureSource]:
     folder = path.parent / root
     sources = []
     for number, entry in enumerate(entries):
-        try:
-            source = build(MixtureSource, entry, f"sources[{number}].")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        source = build(MixtureSource, entry, str(path), f"sources[{number}].")
         if (folder / source.path).exists() or source.path.endswith((".json", ".jsonl", ".parquet", ".py")):
             source.path = str(folder / source.path)
         source.images = str(folder / source.images) if source.images else _folder(source.path)
