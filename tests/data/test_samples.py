@@ -143,7 +143,11 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, name):
         ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2: the record is no JSON"),
         ("a.json", b"\xff\xfe[", "a.json can't be read"),
         ("none/a.json", None, "a.json can't be read: .*set `data.source`"),
-        ("none", None, "none is no .json, .jsonl or .parquet file and no data set"),
+        (
+            "none",
+            None,
+            "Expected a file that ends in .json, .jsonl, .parquet, .py, a folder .*, got .*none .*set `data.source`",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, text, message):
