@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""A stage of training from outside the package: one YAML file."""
+"""A stage of training from outside the package: the YAML file of docs/training.md."""
 
+import re
 import shutil
 
 import pytest
@@ -15,18 +16,10 @@ from llava_uhd_v2_hf.training.families import train
 from llava_uhd_v2_hf.training.parameter_groups import part_of
 from llava_uhd_v2_hf.training.stage import read_stage
 from tests.support.finetune_runs import load, logged, settings
+from tests.support.paths import ROOT
 
 
-STAGE = """
-family: finetune
-save: trained
-recipe:
-  chat_template: plain
-  parts:
-    fixups: {train: true}
-    positions: {train: true, learning_rate: 0.01}
-  data: {max_slices: 1}
-"""
+[STAGE] = re.findall(r"^```yaml\n(family:.*?)^```$", (ROOT / "docs/training.md").read_text(), re.M | re.S)
 TRAINED = {"fixups", "positions"}
 FOUR_STEPS = ["training.max_steps=4", "training.save_steps=2"]
 

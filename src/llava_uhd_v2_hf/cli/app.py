@@ -22,3 +22,6 @@ for command in (ask, inspect, export, push, visualize, demo, serve, merge):
     app.command()(command)
 app.command(no_args_is_help=True)(train)
 app.add_typer(data, name="data")
+
+
+__all__ = ["app"]
