@@ -30,9 +30,10 @@ from vision_memory import DEVICE, read_peak, reset_peak
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.training.parameter_groups import plan_parts
+from llava_uhd_v2_hf.training.recipes import read_recipe
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
 from llava_uhd_v2_hf.training.stages.finetune.run import load_model, prepare_arguments
-from llava_uhd_v2_hf.utils.recipes import read_recipe
 
 
 RECIPES = {"full": "sft-vicuna-7b", "LoRA": "sft-lora", "QLoRA": "sft-qlora"}
@@ -79,9 +80,9 @@ def measure_steps(kind: str, model: str, samples: int, steps: int) -> list[dict[
     settings += [f"training.output_dir={model}", f"training.max_steps={steps}", "training.save_strategy=no"]
     settings += ["training.report_to=none", "training.disable_tqdm=true", "training.dataloader_num_workers=0"]
     settings += ["training.train_sampling_strategy=random", f"training.bf16={str(DEVICE == 'cuda').lower()}"]
-    recipe = read_recipe(FinetuneRecipe, RECIPES[kind], settings, stage="sft")
+    recipe = read_recipe(FinetuneRecipe, RECIPES[kind], settings, stage=read_stage("sft"))
     args = prepare_arguments(recipe)
-    network = load_model(recipe, plan_parts(recipe.parts, "sft", args), args)
+    network = load_model(recipe, plan_parts(recipe.parts, args), args)
     batch = collate(make_samples(network, [IMAGE_SIZE] * samples))
     batch["labels"] = batch["input_ids"].masked_fill(batch["input_ids"] == IMAGE_TOKEN, -100)
     clock = Alternate(network)

@@ -31,6 +31,8 @@ from transformers.utils import logging
 from llava_uhd_v2_hf.data.normalisation import NORMALISATIONS
 from llava_uhd_v2_hf.pictures.canvas import draw_rows, pyramid_row
 from llava_uhd_v2_hf.pictures.slices import save_picture
+from llava_uhd_v2_hf.training.recipes import read_recipe
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.vdim.draws import draw_jitter
 from llava_uhd_v2_hf.training.stages.vdim.images import read_square
 from llava_uhd_v2_hf.training.stages.vdim.losses import VdimObjective, jittered_views
@@ -38,7 +40,6 @@ from llava_uhd_v2_hf.training.stages.vdim.model import VdimPretraining
 from llava_uhd_v2_hf.training.stages.vdim.pictures import save_losses
 from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimRecipe
 from llava_uhd_v2_hf.training.stages.vdim.run import build_model, build_trainer, open_images, prepare_arguments
-from llava_uhd_v2_hf.utils.recipes import read_recipe
 
 
 SIZE, PATCH = 112, 14
@@ -223,7 +224,7 @@ def main(
         for seed in range(seeds):
             for side in results:
                 settings = [*overrides, f"training.seed={seed}"]
-                recipe = read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings, stage="vdim")
+                recipe = read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings, stage=read_stage("vdim"))
                 if not (folder / "tower").exists():
                     train_tower(folder / "tower", read_images(folder / "train", recipe))
                 model, log = train(recipe, side)

@@ -143,7 +143,11 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, name):
         ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2: the record is no JSON"),
         ("a.json", b"\xff\xfe[", "a.json can't be read"),
         ("none/a.json", None, "a.json can't be read: .*set `data.source`"),
-        ("none", None, "none is no .json, .jsonl or .parquet file and no data set"),
+        (
+            "none",
+            None,
+            "Expected a file that ends in .json, .jsonl, .parquet, .py, a folder .*, got .*none .*set `data.source`",
+        ),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, text, message):
@@ -325,7 +329,7 @@ def test_settings_that_are_refused(tmp_path):
 
 def test_the_shipped_mixture_is_the_paper_s():
     """Table 5: sizes in thousands, and their sum."""
-    file = importlib.resources.files("llava_uhd_v2_hf.training") / "mixtures/uhd-v2-858k.yaml"
+    file = importlib.resources.files("llava_uhd_v2_hf.data") / "mixtures/uhd-v2-858k.yaml"
     sources = read_sources(ConversationData(source=str(file)))
     sizes = [158, 40, 83, 72, 9, 80, 15, 20, 66, 20, 22, 55, 3, 11, 40, 30, 48, 86]
     assert [source.samples for source in sources] == [1000 * size for size in sizes]

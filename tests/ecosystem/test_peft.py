@@ -16,9 +16,9 @@ from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotsw
 from torch import nn
 
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
+from llava_uhd_v2_hf.training.adapter_settings import LoraSettings
 from llava_uhd_v2_hf.training.adapters import lora_targets
 from llava_uhd_v2_hf.training.parameter_groups import part_of
-from llava_uhd_v2_hf.training.stages.finetune.recipe import LoraSettings
 from tests.ecosystem.peft_accelerate import answers_of, load, logits_of, make_inputs
 
 

@@ -12,9 +12,10 @@ from transformers import AutoModelForImageTextToText
 from llava_uhd_v2_hf.data.mixtures import ConversationData
 from llava_uhd_v2_hf.data.samples import ConversationDataset
 from llava_uhd_v2_hf.training.parameter_groups import plan_parts
+from llava_uhd_v2_hf.training.recipes import read_recipe
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
 from llava_uhd_v2_hf.training.stages.finetune.run import build_trainer, finetune, open_data, prepare_arguments
-from llava_uhd_v2_hf.utils.recipes import read_recipe
 from tests.support.hub_process import CLI
 from tests.support.paths import ROOT
 
@@ -46,17 +47,17 @@ def settings(model, source, output, *more):
 
 
 def make_recipe(stage, *arguments):
-    return read_recipe(FinetuneRecipe, RECIPES[stage], [*settings(*arguments), *PLAIN], stage=stage)
+    return read_recipe(FinetuneRecipe, RECIPES[stage], [*settings(*arguments), *PLAIN], stage=read_stage(stage))
 
 
 def train(stage, *arguments):
-    return finetune(make_recipe(stage, *arguments), stage)
+    return finetune(make_recipe(stage, *arguments), read_stage(stage))
 
 
 def trainer_of(recipe, stage):
     args = prepare_arguments(recipe)
-    plan = plan_parts(recipe.parts, stage, args)
-    return build_trainer(recipe, stage, args, plan, open_data(recipe, args, None))
+    plan = plan_parts(recipe.parts, args)
+    return build_trainer(recipe, read_stage(stage), args, plan, open_data(recipe, args, None))
 
 
 def logged(output, step, name="loss"):

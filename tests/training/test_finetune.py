@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.training.evaluation import is_exact
 from llava_uhd_v2_hf.training.parameter_groups import part_of, plan_parts
+from llava_uhd_v2_hf.training.recipes import read_recipe, shipped_recipes
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
 from llava_uhd_v2_hf.utils import atomic
-from llava_uhd_v2_hf.utils.recipes import read_recipe, shipped_recipes
 from tests.support.finetune_data import write_samples
 from tests.support.finetune_runs import load, logged, make_recipe, train, trainer_of
 
@@ -71,7 +72,7 @@ def test_the_result_is_a_complete_checkpoint(pretrained, tiny_checkpoint):
     assert {"README.md", "recipe.yaml", "losses.png", "runs", "model.safetensors"} <= files
     assert not any(name.startswith(".") for name in files)
     assert CliRunner().invoke(app, ["export", str(pretrained)]).exit_code == 0
-    again = read_recipe(FinetuneRecipe, str(pretrained / "recipe.yaml"), stage="pretrain")
+    again = read_recipe(FinetuneRecipe, str(pretrained / "recipe.yaml"), stage=read_stage("pretrain"))
     assert again.training.output_dir == str(pretrained) and again.data.max_slices == 1
 
 
@@ -347,8 +348,8 @@ def test_the_shipped_recipes(stage):
     names = shipped_recipes(stage)
     assert names.keys() - RELEASED.keys() == ({"sft-paper", "sft-lora", "sft-qlora"} if stage == "sft" else set())
     for name in names:
-        recipe = read_recipe(FinetuneRecipe, name, ["training.bf16=false"], stage=stage)
-        args, data, plan = recipe.training, recipe.data, plan_parts(recipe.parts, stage, recipe.training)
+        recipe = read_recipe(FinetuneRecipe, name, ["training.bf16=false"], stage=read_stage(stage))
+        args, data, plan = recipe.training, recipe.data, plan_parts(recipe.parts, recipe.training)
         assert args.output_dir == name
         assert (args.warmup_steps, args.weight_decay, args.lr_scheduler_type) == (0.03, 0, "cosine")
         assert "window_attention" in plan and "upsampler" not in plan

@@ -9,8 +9,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from llava_uhd_v2_hf.training.parameter_groups import apply_plan, describe_plan, optimizer_groups, part_of, plan_parts
-from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneParts, PartSettings
+from llava_uhd_v2_hf.training.parameter_groups import (
+    Parts,
+    PartSettings,
+    apply_plan,
+    describe_plan,
+    optimizer_groups,
+    part_of,
+    plan_parts,
+)
+from llava_uhd_v2_hf.training.recipes import read_recipe
+from llava_uhd_v2_hf.training.stage import read_stage
+from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
 from tests.support.finetune_runs import load
 
 
@@ -21,7 +31,7 @@ TRAINED_IN_PRETRAIN = {"window_attention", "positions"}
 def test_every_parameter_belongs_to_one_part(tiny_checkpoint):
     model = load(tiny_checkpoint)
     parts = {name: part_of(name) for name, _ in model.named_parameters()}
-    assert set(parts.values()) == set(FinetuneParts.__dataclass_fields__)
+    assert set(parts.values()) == set(Parts.__dataclass_fields__)
     assert {name for name, part in parts.items() if part == "positions"} == {ATTENTION + "position_embeddings"}
     assert {name for name, part in parts.items() if part == "fixups"} == {
         f"model.visual.projector.upsampler.fixups.1.{kind}" for kind in ("weight", "bias")
@@ -48,8 +58,8 @@ def test_parts_are_found_in_models_of_peft(tiny_checkpoint):
 
 def plan_of(**parts):
     args = TrainingArguments(learning_rate=1e-3, weight_decay=0.1, report_to="none")
-    off = {name: PartSettings(train=False) for name in FinetuneParts.__dataclass_fields__}
-    return plan_parts(FinetuneParts(**off | parts), "sft", args)
+    off = {name: PartSettings(train=False) for name in Parts.__dataclass_fields__}
+    return plan_parts(Parts(**off | parts), args)
 
 
 def test_each_part_has_its_learning_rate_and_weight_decay(tiny_checkpoint):
@@ -81,10 +91,17 @@ def test_each_part_has_its_learning_rate_and_weight_decay(tiny_checkpoint):
     assert rows["language_model"][2:] == ["0.001", "0.5"] and rows["window_attention"][1] == "frozen"
 
 
-def test_a_stage_trains_its_parts_by_default():
-    args = TrainingArguments(report_to="none")
-    assert set(plan_parts(FinetuneParts(), "pretrain", args)) == TRAINED_IN_PRETRAIN
-    assert set(plan_parts(FinetuneParts(), "sft", args)) == {"vision_tower", "window_attention", "language_model"}
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [("pretrain", TRAINED_IN_PRETRAIN), ("sft", {"vision_tower", "window_attention", "language_model"})],
+)
+def test_a_stage_trains_its_parts_by_default(stage, parts, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("parts: {window_attention: {learning_rate: 1.0e-4}}")
+    recipe = read_recipe(
+        FinetuneRecipe, str(tmp_path / "recipe.yaml"), ["training.report_to=none"], stage=read_stage(stage)
+    )
+    plan = plan_parts(recipe.parts, recipe.training)
+    assert set(plan) == parts and plan["window_attention"].learning_rate == 1e-4
 
 
 def test_lora_in_a_frozen_part_is_refused(tiny_checkpoint):

@@ -42,6 +42,8 @@ from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.conversion.assemble import assemble
 from llava_uhd_v2_hf.inference.vdim_file import load_vdim, load_vdim_into
+from llava_uhd_v2_hf.training.recipes import read_recipe
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.vdim.draws import Jitter, draw_jitter
 from llava_uhd_v2_hf.training.stages.vdim.images import VdimImages, VdimStream, open_source, open_stream, read_square
 from llava_uhd_v2_hf.training.stages.vdim.losses import jittered_views
@@ -49,7 +51,6 @@ from llava_uhd_v2_hf.training.stages.vdim.model import VdimPretraining
 from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimData, VdimLoss, VdimRecipe
 from llava_uhd_v2_hf.training.stages.vdim.run import build_model, train_vdim
 from llava_uhd_v2_hf.training.stages.vdim.trainer import VdimTrainer
-from llava_uhd_v2_hf.utils.recipes import read_recipe
 from tests.support.paths import GOLDEN, ROOT
 
 
@@ -111,7 +112,7 @@ def settings(tower, images, output, *more):
 
 
 def make_recipe(*arguments):
-    return read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings(*arguments), stage="vdim")
+    return read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings(*arguments), stage=read_stage("vdim"))
 
 
 def logged_losses(output, step):
@@ -138,7 +139,7 @@ def test_everything_is_written(trained):
     assert {"loss", "rec_2x", "rec_4x", "crf_2x", "crf_4x", "grad_norm"} <= logged[0].keys()
     parts = logged[0]["rec_2x"] + logged[0]["rec_4x"] + 0.001 * (logged[0]["crf_2x"] + logged[0]["crf_4x"])
     assert parts == pytest.approx(logged[0]["loss"], rel=1e-5)
-    again = read_recipe(VdimRecipe, str(trained / "recipe.yaml"), stage="vdim")
+    again = read_recipe(VdimRecipe, str(trained / "recipe.yaml"), stage=read_stage("vdim"))
     assert again.loss.max_pad == 6 and again.training.output_dir == str(trained)
     card = (trained / "README.md").read_text()
     losses = [entry["loss"] for entry in logged if "loss" in entry]
@@ -275,7 +276,7 @@ def test_stop_gradient_keeps_a_level_s_loss_from_the_steps_before(tower, photogr
 def test_the_paper_s_loss_is_the_mean_squared_error_of_each_level(tower, photographs, tmp_path):
     """Equation (2) written out; the softmax of a new down-sampler is nearly the mean of a patch."""
     arguments = settings(tower, photographs, tmp_path, "loss.projection_size=null", "loss.max_pad=0")
-    recipe = read_recipe(VdimRecipe, "vdim-clip-l-336-paper", arguments, stage="vdim")
+    recipe = read_recipe(VdimRecipe, "vdim-clip-l-336-paper", arguments, stage=read_stage("vdim"))
     model = build_model(recipe).eval()
     for downsampler in model.objective.downsamplers.values():
         for parameter in downsampler.parameters():

@@ -20,5 +20,8 @@ def main() -> None:
 
 for command in (ask, inspect, export, push, visualize, demo, serve, merge):
     app.command()(command)
-app.add_typer(train, name="train")
+app.command(no_args_is_help=True)(train)
 app.add_typer(data, name="data")
+
+
+__all__ = ["app"]

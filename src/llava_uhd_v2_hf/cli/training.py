@@ -3,7 +3,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import typer
@@ -14,49 +14,30 @@ from ..utils.atomic import atomic_write
 from .support import MaxSlices, errors_in_one_line
 
 
-train = typer.Typer(no_args_is_help=True, help="Train a model or a part of it, by a recipe.")
 data = typer.Typer(no_args_is_help=True, help="Look at the data of a training.")
-RecipeName = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped recipe.", show_default=False)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(help="key=value or section.key=value, instead of the recipe's.", show_default=False),
-]
 
 
-@train.command()
-def vdim(recipe: RecipeName, settings: Settings = None) -> None:
-    """Pre-train the up-sampler for a vision tower; started again, it goes on from its last checkpoint."""
+def train(
+    stage: Annotated[
+        str, typer.Argument(help="vdim, pretrain or sft, or the YAML file of another stage.", show_default=False)
+    ],
+    recipe: Annotated[str, typer.Argument(help="YAML file, or the name of a shipped recipe.", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value or section.key=value, instead of the recipe's.", show_default=False),
+    ] = None,
+) -> None:
+    """Train a model or a part of it by a recipe; started again, it resumes from its last checkpoint.
+
+    vdim pre-trains the up-sampler for a vision tower; pretrain (stage 1) trains the window attention on captions; sft
+    (stage 2) fine-tunes on conversations, in full or by LoRA.
+    """
     with errors_in_one_line():
-        from ..training.stages.vdim.recipe import VdimRecipe
-        from ..training.stages.vdim.run import train_vdim
-        from ..utils.recipes import read_recipe
+        from ..training.families import train as run_stage
 
-        path = train_vdim(read_recipe(VdimRecipe, recipe, settings or (), stage="vdim"))
+        path = run_stage(stage, recipe, settings or ())
         leave_process_group()
         typer.echo(f"Saved: {path}")
-
-
-@train.command()
-def pretrain(recipe: RecipeName, settings: Settings = None) -> None:
-    """Stage 1: train the window attention on captions; started again, it goes on from its last checkpoint."""
-    run_finetuning(recipe, settings, "pretrain")
-
-
-@train.command()
-def sft(recipe: RecipeName, settings: Settings = None) -> None:
-    """Stage 2: fine-tune on conversations, whole or by LoRA; started again, it goes on from its last checkpoint."""
-    run_finetuning(recipe, settings, "sft")
-
-
-def run_finetuning(recipe: str, settings: list[str] | None, stage: Literal["pretrain", "sft"]) -> None:
-    with errors_in_one_line():
-        from ..training.stages.finetune.recipe import FinetuneRecipe
-        from ..training.stages.finetune.run import finetune
-        from ..utils.recipes import read_recipe
-
-        folder = finetune(read_recipe(FinetuneRecipe, recipe, settings or (), stage=stage), stage)
-        leave_process_group()
-        typer.echo(f"Saved: {folder}")
 
 
 def leave_process_group() -> None:
@@ -66,7 +47,7 @@ def leave_process_group() -> None:
 
 
 def merge(
-    adapter: Annotated[str, typer.Argument(help="Folder or Hub id of an adapter that `train sft` has written.")],
+    adapter: Annotated[str, typer.Argument(help="Folder or Hub id of an adapter that `train` has written.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
 ) -> None:
     """Write the checkpoint of an adapter with the adapter in its weights."""

@@ -16,9 +16,10 @@ from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .collation import ConversationCollator
 from .lengths import count_tokens
 from .mixtures import ConversationData, MixtureSource, read_sources
-from .records import Records, open_records
+from .records import Records
 from .sample_images import image_size
 from .samples import describe_missing, locate_sample, open_sample
+from .sources import find_source
 
 
 QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
@@ -139,7 +140,7 @@ def check_data(
     report = DataReport()
     tokens: list[tuple[int, int]] = []
     for source in read_sources(data):
-        checks = _Checks(open_records(source.path, source.split), source, collator)
+        checks = _Checks(find_source(source.path).open(source.path, source.split), source, collator)
         loader: DataLoader = DataLoader(checks, batch_size=16, num_workers=num_workers, collate_fn=list)
         with tqdm(total=len(checks), unit=" samples", desc=source.path, disable=None, leave=False) as progress:
             for batch in loader:

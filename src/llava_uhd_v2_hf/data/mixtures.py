@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..utils.recipes import build, parse_yaml
+from ..utils.strict_yaml import build, parse_yaml
+from .sources import MIXTURES, registered_suffix
 
 
 @dataclass
@@ -13,12 +14,12 @@ class ConversationData:
     """Where the conversations of a fine-tuning come from, and what happens to those that can't be used.
 
     Args:
-        source: a LLaVA .json or .jsonl file, a .parquet file or a folder of them, a data set of the Hub, a .py file
-            that makes records (streamed; see [`open_script`]), or a .yaml file that mixes several of these (see
-            [`MixtureSource`]).
+        source: a file with a suffix of [`SOURCES`] (LLaVA's .json or .jsonl, .parquet, or .py, which generates records
+            and is streamed only, see [`open_script`]), a folder of .parquet files, a data set of the Hub, or a .yaml
+            file that mixes several of these (see [`MixtureSource`]).
         images: folder that the names of images are relative to; None for the folder of the source.
         split: of a data set of the Hub or a folder of .parquet files.
-        streaming: whether .parquet files and data sets of the Hub are read while training, without a copy.
+        streaming: whether records are read while training, without a copy.
         shuffle_buffer: samples among which a stream is shuffled; with 1, those of a shard stay in their order.
         max_length: longest sample in tokens; text beyond it is cut. None for the tokenizer's `model_max_length`.
         max_slices: largest number of slices of an image (released training 7; 1 for the overview alone); None for the
@@ -99,7 +100,7 @@ def read_sources(data: ConversationData) -> list[MixtureSource]:
     if not data.source:
         raise ValueError("There are no conversations: set `data.source` to a file, a folder or a data set of the Hub.")
     path = Path(data.source)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in MIXTURES:
         return [MixtureSource(data.source, images=data.images or _folder(data.source), split=data.split)]
     if data.images is not None:
         raise ValueError(f"`data.images` is not for a mixture; set `images` of the sources in {path}.")
@@ -123,11 +124,8 @@ def _read_mixture(values: Any, path: Path) -> list[MixtureSource]:
     folder = path.parent / root
     sources = []
     for number, entry in enumerate(entries):
-        try:
-            source = build(MixtureSource, entry, f"sources[{number}].")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        if (folder / source.path).exists() or source.path.endswith((".json", ".jsonl", ".parquet", ".py")):
+        source = build(MixtureSource, entry, str(path), f"sources[{number}].")
+        if (folder / source.path).exists() or registered_suffix(source.path):
             source.path = str(folder / source.path)
         source.images = str(folder / source.images) if source.images else _folder(source.path)
         sources.append(source)

@@ -1,9 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Records by number, each with its place: from LLaVA's .json and .jsonl files, or through `datasets`."""
+"""Records by number, each with its place: those of a .json or .jsonl file, or of any iterator."""
 
 import json
+import os
+import pickle
 import re
-from collections.abc import Iterator
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,44 +31,8 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> tuple[str, Any]: ...
 
 
-class RecordFile:
-    """The records of a .json file, a list, or of a .jsonl file, one a line. They stay in the file until they are read.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: naming file and line, if it can't be read, is no list in JSON, or is empty; reading a record of a
-            .jsonl file, if its line is no JSON.
-    """
-
-    embed_images = False
-
-    def __init__(self, path: str):
-        self.path = path
-        try:
-            spans = list(_jsonl_spans(path) if path.endswith(".jsonl") else _json_spans(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} can't be read: {error}; set `data.source`.") from error
-        if not spans:
-            raise ValueError(f"{path} has no records.")
-        self.spans = np.array(spans)  # of each record, first byte, end and line: one block, workers don't copy it
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, index: int) -> tuple[str, Any]:
-        start, end, line = map(int, self.spans[index])
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            text = file.read(end - start)
-        try:
-            return f"{self.path}:{line}", json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{self.path}:{line}: the record is no JSON: {error}.") from error
-
-
-def _jsonl_spans(path: str) -> Iterator[tuple[int, int, int]]:
+def jsonl_spans(path: str) -> Iterator[tuple[int, int, int]]:
+    """Yields the first byte, end and line of each record of a .jsonl file, one a line."""
     start = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -73,7 +41,12 @@ def _jsonl_spans(path: str) -> Iterator[tuple[int, int, int]]:
             start += len(line)
 
 
-def _json_spans(path: str) -> Iterator[tuple[int, int, int]]:
+def json_spans(path: str) -> Iterator[tuple[int, int, int]]:
+    """Yields the first byte, end and line of each record of a .json file, a list.
+
+    Raises:
+        ValueError: if the file is not a list in JSON, naming file and line.
+    """
     text = Path(path).read_bytes().decode("utf-8")
     decoder = json.JSONDecoder()
     place, start, line = 0, 0, 1  # in characters, in bytes, in lines
@@ -102,80 +75,83 @@ def _skip_space(text: str, position: int) -> int:
     return _SPACE.match(text, position).end()
 
 
-class DatasetRecords:
-    """The rows of a data set of `datasets`, images not decoded.
+class RecordFile:
+    """Indexes the records of a file of JSON. They stay in the file until they are read.
 
     Args:
-        dataset: the data set.
-        name: of it, for messages.
+        path: the file.
+        find_spans: finds the first byte, end and line of each record: [`json_spans`] or [`jsonl_spans`].
+
+    Raises:
+        ValueError: naming file and line, if it can't be read, is no list in JSON, or is empty; reading a record of a
+            .jsonl file, if its line is no JSON.
     """
 
-    def __init__(self, dataset: Any, name: str):
-        self.dataset, self.name = dataset, name
-        self.embed_images = bool(_image_columns(dataset))
+    embed_images = False
+
+    def __init__(self, path: str, find_spans: Callable[[str], Iterator[tuple[int, int, int]]] = json_spans):
+        self.path = path
+        try:
+            spans = list(find_spans(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read: {error}; set `data.source`.") from error
+        if not spans:
+            raise ValueError(f"{path} has no records.")
+        self.spans = np.array(spans)  # of each record, first byte, end and line: one block, workers don't copy it
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.spans)
 
     def __getitem__(self, index: int) -> tuple[str, Any]:
-        return f"{self.name}, row {index}", self.dataset[index]
+        start, end, line = map(int, self.spans[index])
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            text = file.read(end - start)
+        try:
+            return f"{self.path}:{line}", json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{self.path}:{line}: the record is no JSON: {error}.") from error
 
 
-def open_records(path: str, split: str) -> Records:
-    """The records of a source.
+class SpooledRecords:
+    """Reads an iterator once and keeps its records in a temporary file, for access by number.
+
+    Memory: 8 bytes a record. Disk: the pickled records, in the folder of `tempfile`, until the object is deleted or
+    the process ends. Copies of the object in workers read the same file.
 
     Args:
-        path: a .json or .jsonl file, a .parquet file or a folder of them, or a data set of the Hub.
-        split: of a data set.
-
-    Raises:
-        ValueError: if there is no such source, or it is empty or can't be read.
+        pairs: place and record of each.
     """
-    if path.endswith((".json", ".jsonl")):
-        return RecordFile(path)
-    if path.endswith(".py"):
-        raise ValueError(f"{path} makes its records one after the other; set `data.streaming`=true.")
-    dataset = open_dataset(path, split, streaming=False)
-    if not len(dataset):
-        raise ValueError(f"{path} has no records in its split `{split}`.")
-    return DatasetRecords(dataset, path)
+
+    embed_images = False
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]):
+        descriptor, self.path = tempfile.mkstemp(prefix="llava-uhd-v2-records-")
+        self._removal = weakref.finalize(self, _remove_in, os.getpid(), self.path)
+        starts = [0]
+        with open(descriptor, "wb") as file:
+            for pair in pairs:
+                file.write(pickle.dumps(pair))
+                starts.append(file.tell())
+        self.starts = np.array(starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "starts": self.starts}
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> tuple[str, Any]:
+        start, end = map(int, self.starts[index : index + 2])
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return pickle.loads(file.read(end - start))
 
 
-def open_dataset(path: str, split: str, *, streaming: bool) -> Any:
-    """A data set of `datasets`, or an iterable one, images not decoded.
-
-    Raises:
-        ValueError: as [`open_records`].
-    """
-    import datasets  # takes a second
-
-    try:
-        if path.endswith(".parquet"):
-            dataset = datasets.load_dataset("parquet", data_files=path, split=split, streaming=streaming)
-        else:
-            dataset = datasets.load_dataset(path, split=split, streaming=streaming)
-    except Exception as error:  # what its builders raise has no common class
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is no .json, .jsonl or .parquet file and no data set that can be read ({reason}); set "
-            "`data.source`."
-        ) from error
-    undecoded = datasets.Image(decode=False)
-    for column, is_list in _image_columns(dataset).items():
-        dataset = dataset.cast_column(column, datasets.List(undecoded) if is_list else undecoded)
-    return dataset
+def _remove_in(process: int, path: str) -> None:
+    """Removes a file in the process that made it, and in no worker forked from it."""
+    if os.getpid() == process:
+        Path(path).unlink(missing_ok=True)
 
 
-def _image_columns(dataset: Any) -> dict[str, bool]:
-    """The columns of images, and whether they are of lists of them."""
-    import datasets
-
-    columns = {}
-    for column, feature in (dataset.features or {}).items():
-        inner = getattr(feature, "feature", None)
-        if isinstance(feature, datasets.Image) or isinstance(inner, datasets.Image):
-            columns[column] = inner is not None
-    return columns
-
-
-__all__ = ["DatasetRecords", "RecordFile", "Records", "open_dataset", "open_records"]
+__all__ = ["RecordFile", "Records", "SpooledRecords", "json_spans", "jsonl_spans"]

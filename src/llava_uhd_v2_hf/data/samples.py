@@ -14,8 +14,9 @@ from transformers.utils import logging
 from ..utils.seeds import generator
 from .conversations import read_conversation
 from .mixtures import ConversationData, MixtureSource, read_sources
-from .records import Records, open_records
+from .records import Records
 from .sample_images import file_name, is_missing, locate_image, open_resized, resized_size
+from .sources import find_source
 
 
 logger = logging.get_logger(__name__)
@@ -46,7 +47,9 @@ class ConversationDataset(Dataset):
             raise ValueError("`data.streaming`=true is for `ConversationStream`.")
         self.data, self.seed = data, seed
         self.sources = read_sources(data)
-        self.records: list[Records] = [open_records(source.path, source.split) for source in self.sources]
+        self.records: list[Records] = [
+            find_source(source.path).open(source.path, source.split) for source in self.sources
+        ]
         drawn = [
             draw_records(len(records), wanted_samples(source, len(records)), (seed, number))
             for number, (source, records) in enumerate(zip(self.sources, self.records))

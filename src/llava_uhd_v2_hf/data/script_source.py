@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Records that a Python file of the user's makes while they are trained on, such as rendered documents."""
+"""Records that a user's Python file generates during the training, such as rendered documents."""
 
 import importlib.util
 import sys
@@ -35,7 +35,7 @@ def load_script(path: str) -> ModuleType:
 
 
 def open_script(path: str, split: str) -> Any:
-    """An iterable data set of the records of a script, in its shards.
+    """Opens an iterable data set of the records of a script, in its shards; its rows are `place` and `record`.
 
     Args:
         path: of the file, with a function `records(split, shard)`, which yields records as of a .json file (an image
@@ -55,7 +55,8 @@ def open_script(path: str, split: str) -> Any:
 
 def _records(shards: list[int], path: str, split: str) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        yield from load_script(path).records(split, shard)
+        for number, record in enumerate(load_script(path).records(split, shard)):
+            yield {"place": f"{path}, shard {shard}, record {number}", "record": record}
 
 
 __all__ = ["load_script", "open_script"]

@@ -1,18 +1,17 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The samples of fine-tuning as a stream: .parquet files, scripts and data sets of the Hub, read while training."""
+"""Streams of samples for fine-tuning: records are read during the training."""
 
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .mixtures import ConversationData, MixtureSource, read_sources
-from .records import open_dataset
 from .samples import describe_missing, locate_sample, open_sample
-from .script_source import open_script
+from .sources import find_source
 from .worker_counts import WorkerCounts
 
 
@@ -91,8 +90,11 @@ class ConversationStream(IterableDataset):
         found = False
         for number, row in enumerate(self.dataset):
             source = self.sources[row["source"]]
-            record = {**json.loads(row["record"]), "images": row["images"]}
-            sample = locate_sample(f"{source.path}, {where}, sample {number}", record, source)
+            record = json.loads(row["record"])
+            if row["images"]:
+                record["images"] = row["images"]
+            place = row["place"] or f"{source.path}, {where}, sample {number}"
+            sample = locate_sample(place, record, source)
             if missing := describe_missing(sample):
                 if self.data.missing_images == "error":
                     raise ValueError(missing)
@@ -105,35 +107,30 @@ class ConversationStream(IterableDataset):
 
 
 def _open_stream(number: int, source: MixtureSource) -> Any:
-    """A stream whose rows are the same for every source: `source`, `record` in JSON, and `images`."""
+    """A stream whose rows are the same for every source: `source`, `place`, `record` in JSON, and `images`."""
     import datasets
 
-    if source.path.endswith((".json", ".jsonl")):
-        raise ValueError(
-            f"{source.path} can't be streamed; set `data.streaming`=false, which leaves records in their file too."
-        )
-    if source.path.endswith(".py"):
-        stream = open_script(source.path, source.split)
-    else:
-        stream = open_dataset(source.path, source.split, streaming=True)
+    stream = find_source(source.path).stream(source.path, source.split)
     columns = datasets.Features(
         {
             "source": datasets.Value("int64"),
+            "place": datasets.Value("string"),
             "record": datasets.Value("string"),
             "images": datasets.List(datasets.Image(decode=False)),
         }
     )
-    return stream.map(
-        _pack_row, fn_kwargs={"number": number}, remove_columns=list(stream.column_names or []), features=columns
-    )
+    return stream.map(_pack_row, fn_kwargs={"number": number}, features=columns)
 
 
 def _pack_row(row: dict[str, Any], number: int) -> dict[str, Any]:
-    images = [row[field] for field in ("image", "images") if row.get(field) is not None]
-    flat = [image for entry in images for image in (entry if isinstance(entry, list) else [entry])]
-    record = {field: value for field, value in row.items() if field not in ("image", "images")}
-    cells = [image if isinstance(image, dict) else {"bytes": None, "path": image} for image in flat]
-    return {"source": number, "record": json.dumps(record, default=str), "images": cells}
+    record = row["record"]
+    cells: list[dict[str, Any]] = []
+    if isinstance(record, Mapping):  # else it is refused where it is read
+        images = [record[field] for field in ("image", "images") if record.get(field) is not None]
+        flat = [image for entry in images for image in (entry if isinstance(entry, list) else [entry])]
+        record = {field: value for field, value in record.items() if field not in ("image", "images")}
+        cells = [{"bytes": None, "path": image} if isinstance(image, str) else image for image in flat]
+    return {"source": number, "place": row["place"], "record": json.dumps(record, default=str), "images": cells}
 
 
 def _interleave(streams: list[Any], sources: list[MixtureSource], seed: int) -> Any:

@@ -14,9 +14,9 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from ..inference.checkpoints import base_of, is_adapter
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .adapter_settings import LoraSettings, QuantizationSettings
 from .parameter_groups import part_of
 from .result_folder import stored_dtype, write_model
-from .stages.finetune.recipe import LoraSettings, QuantizationSettings
 
 
 TEXT_MODEL = "model.language_model"

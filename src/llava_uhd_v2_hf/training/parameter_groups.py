@@ -1,24 +1,14 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The parts of the model: which of them are trained, and how fast."""
+"""Parameter groups: frozen or trained, learning rate, weight decay."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
 
-from .stages.finetune.recipe import FinetuneParts
-
-
-# What a stage trains where the recipe doesn't say otherwise. Pre-training (paper 4.1): the window attention, and, as
-# the released code does, its position table. Fine-tuning: everything but visual detail injection (paper 4.1); the
-# released trainings train its fix-up too, and differ in the position table.
-STAGES = {
-    "pretrain": ("window_attention", "positions"),
-    "sft": ("vision_tower", "window_attention", "language_model"),
-}
 
 # Part -> how the names of its parameters begin; the first that fits.
 _PREFIXES = {
@@ -33,6 +23,42 @@ _OF_PEFT = re.compile(r"(?<=\.)(original_module|modules_to_save\.[^.]+|base_laye
 _LORA = ".lora_"
 _COPY = ".modules_to_save."
 _ORIGINAL = ".original_module."
+
+
+@dataclass
+class PartSettings:
+    """How one part of the model is trained.
+
+    Args:
+        train: whether it is trained; the default is the stage's.
+        learning_rate: the largest one; None for `training.learning_rate`.
+        weight_decay: None for `training.weight_decay`.
+    """
+
+    train: bool = False
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass
+class Parts:
+    """The parts of the model; every parameter belongs to one of them.
+
+    Args:
+        vision_tower: up to the layer that is read; what lies behind is never trained.
+        upsampler: visual detail injection, without its fix-ups.
+        fixups: the 1x1 fix-ups of the up-sampler.
+        window_attention: hierarchical window attention, without its position table.
+        positions: the position table of the window attention.
+        language_model: with its embeddings and its head.
+    """
+
+    vision_tower: PartSettings = field(default_factory=PartSettings)
+    upsampler: PartSettings = field(default_factory=PartSettings)
+    fixups: PartSettings = field(default_factory=PartSettings)
+    window_attention: PartSettings = field(default_factory=PartSettings)
+    positions: PartSettings = field(default_factory=PartSettings)
+    language_model: PartSettings = field(default_factory=PartSettings)
 
 
 @dataclass(frozen=True)
@@ -61,21 +87,20 @@ def part_of(name: str) -> str:
     raise ValueError(f"The parameter `{name}` belongs to no part of the model: {', '.join(_PREFIXES)}.")
 
 
-def plan_parts(parts: FinetuneParts, stage: str, args: TrainingArguments) -> dict[str, PartPlan]:
-    """The parts that are trained, and how.
+def plan_parts(parts: Parts, args: TrainingArguments) -> dict[str, PartPlan]:
+    """Returns the parts that are trained, with their learning rates and weight decays.
 
     Args:
-        parts: of the recipe.
-        stage: whose defaults hold (paper 4.1; released code), see [`STAGES`].
+        parts: of the recipe; which are trained by default is the stage's (paper 4.1; released code), see [`Stage`].
         args: whose learning rate and weight decay are the default.
 
     Raises:
         ValueError: if no part is trained, or one has a learning rate or weight decay below zero.
     """
     plan = {}
-    for field in fields(parts):
-        settings = getattr(parts, field.name)
-        if settings.train is False or (settings.train is None and field.name not in STAGES[stage]):
+    for part in fields(parts):
+        settings = getattr(parts, part.name)
+        if not settings.train:
             continue
         rates = {
             name: getattr(args, name) if getattr(settings, name) is None else getattr(settings, name)
@@ -83,8 +108,8 @@ def plan_parts(parts: FinetuneParts, stage: str, args: TrainingArguments) -> dic
         }
         for name, value in rates.items():
             if value < 0:
-                raise ValueError(f"`parts.{field.name}.{name}` must be at least 0, got {value}.")
-        plan[field.name] = PartPlan(**rates)
+                raise ValueError(f"`parts.{part.name}.{name}` must be at least 0, got {value}.")
+        plan[part.name] = PartPlan(**rates)
     if not plan:
         raise ValueError("Nothing would be trained: set `parts.window_attention.train`=true, or another part's.")
     return plan
@@ -161,4 +186,14 @@ def optimizer_groups(model: nn.Module, plan: Mapping[str, PartPlan], decayed: Co
     return list(groups.values())
 
 
-__all__ = ["PartPlan", "apply_plan", "describe_plan", "optimizer_groups", "part_of", "plan_parts", "trained_names"]
+__all__ = [
+    "PartPlan",
+    "PartSettings",
+    "Parts",
+    "apply_plan",
+    "describe_plan",
+    "optimizer_groups",
+    "part_of",
+    "plan_parts",
+    "trained_names",
+]

@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.atomic import atomic_write
-from ..utils.recipes import RENAMED
+from ..utils.strict_yaml import RENAMED
 
 
 RECIPE_NAME = "recipe.yaml"

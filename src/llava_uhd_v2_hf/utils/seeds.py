@@ -8,7 +8,12 @@ import torch
 
 
 def generator(*numbers: int, device: Any = "cpu") -> torch.Generator:
-    """A random generator whose stream depends on all of the numbers."""
+    """Returns a random generator whose stream depends on all of the numbers.
+
+    Args:
+        numbers: such as the seed of a training and the number of a sample; not negative.
+        device: of the generator.
+    """
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])  # torch's CPU generator takes 32 bits
     return torch.Generator(device).manual_seed(seed)
 

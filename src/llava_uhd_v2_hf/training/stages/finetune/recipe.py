@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""What a recipe of the stages `pretrain` and `sft` says."""
+"""Recipes of fine-tuning: the family of the stages `pretrain` and `sft`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,83 +7,8 @@ from typing import Literal
 from transformers import TrainingArguments
 
 from ....data.mixtures import ConversationData
-
-
-@dataclass
-class PartSettings:
-    """How one part of the model is trained.
-
-    Args:
-        train: whether it is; None for as the stage does, see [`STAGES`].
-        learning_rate: the largest one; None for `training.learning_rate`.
-        weight_decay: None for `training.weight_decay`.
-    """
-
-    train: bool | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-
-
-@dataclass
-class FinetuneParts:
-    """The parts of the model; every parameter belongs to one of them.
-
-    Args:
-        vision_tower: up to the layer that is read; what lies behind is never trained.
-        upsampler: visual detail injection, without its fix-ups.
-        fixups: the 1x1 fix-ups of the up-sampler.
-        window_attention: hierarchical window attention, without its position table.
-        positions: the position table of the window attention.
-        language_model: with its embeddings and its head.
-    """
-
-    vision_tower: PartSettings = field(default_factory=PartSettings)
-    upsampler: PartSettings = field(default_factory=PartSettings)
-    fixups: PartSettings = field(default_factory=PartSettings)
-    window_attention: PartSettings = field(default_factory=PartSettings)
-    positions: PartSettings = field(default_factory=PartSettings)
-    language_model: PartSettings = field(default_factory=PartSettings)
-
-
-@dataclass
-class LoraSettings:
-    """Low-rank adapters, by PEFT. A part that has adapters is trained through them alone.
-
-    Args:
-        r: rank.
-        alpha: scale of the adapters, times `r`.
-        dropout: before the adapters.
-        targets: names of linear layers of the text model, or a regular expression for whole names of modules; None for
-            every linear layer of the text model but its head.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-
-    r: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
-    targets: list[str] | str | None = None
-
-    def __post_init__(self):
-        if self.r < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "`lora.r` and `lora.alpha` must be at least 1 and `lora.dropout` in [0, 1), got "
-                f"{self.r}, {self.alpha} and {self.dropout}."
-            )
-
-
-@dataclass
-class QuantizationSettings:
-    """4-bit weights of the text model, by bitsandbytes (QLoRA). Vision tower, projector and head stay as they are.
-
-    Args:
-        type: data type of the weights.
-        double: whether the quantisation constants are quantised too.
-    """
-
-    type: Literal["nf4", "fp4"] = "nf4"
-    double: bool = True
+from ...adapter_settings import LoraSettings, QuantizationSettings
+from ...parameter_groups import Parts
 
 
 @dataclass
@@ -116,7 +41,7 @@ class EvaluationSettings:
 
 @dataclass
 class FinetuneRecipe:
-    """A training of the stage `pretrain` or `sft`.
+    """Settings of a fine-tuning.
 
     Args:
         model: folder or Hub id of the checkpoint that is trained, or folder of an adapter to go on from.
@@ -144,7 +69,7 @@ class FinetuneRecipe:
     chat_template: Literal["plain"] | None = None
     attn_implementation: str | None = None
     upsampler_dropout: bool = False
-    parts: FinetuneParts = field(default_factory=FinetuneParts)
+    parts: Parts = field(default_factory=Parts)
     lora: LoraSettings | None = None
     quantization: QuantizationSettings | None = None
     data: ConversationData = field(default_factory=ConversationData)
@@ -172,11 +97,4 @@ class FinetuneRecipe:
             )
 
 
-__all__ = [
-    "EvaluationSettings",
-    "FinetuneParts",
-    "FinetuneRecipe",
-    "LoraSettings",
-    "PartSettings",
-    "QuantizationSettings",
-]
+__all__ = ["EvaluationSettings", "FinetuneRecipe"]

@@ -4,7 +4,7 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -39,6 +39,7 @@ from ...run_state import (
     trained_steps,
     write_recipe,
 )
+from ...stage import Stage
 from .card import write_card
 from .recipe import FinetuneRecipe
 from .trainer import FinetuneTrainer
@@ -46,7 +47,6 @@ from .trainer import FinetuneTrainer
 
 logger = logging.get_logger(__name__)
 
-Stage = Literal["pretrain", "sft"]
 # what a training that goes on must have as before
 SAME = (
     *("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data"),
@@ -184,7 +184,7 @@ def build_trainer(
     """
     Args:
         recipe: of the stage.
-        stage: checkpoints of `"pretrain"` hold what is trained and nothing else.
+        stage: says what checkpoints hold.
         args: of [`prepare_arguments`].
         plan: of [`plan_parts`].
         dataset: of [`open_data`].
@@ -214,7 +214,7 @@ def build_trainer(
         callbacks=[DiskSpace()],
         plan=plan,
         processor=processor,
-        partial=stage == "pretrain",
+        partial=stage.save == "trained",
         lengths=lengths,
         held_out=held_out,
     )
@@ -238,7 +238,7 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
         write_model(folder, model, trainer.processor, stored_dtype(recipe.model), state)
     names = [name for name in CURVES if any(name in entry for entry in history)]
     save_curves(history, names or ["loss"], folder / CURVES_NAME)
-    write_card(folder, trainer, recipe, stage)
+    write_card(folder, trainer, recipe, stage.name)
 
 
 def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
@@ -258,11 +258,11 @@ def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
 
 
 def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
-    """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
+    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`.
 
     Args:
         recipe: of the training.
-        stage: `"pretrain"` or `"sft"` (paper 4.1; released code), whose defaults hold, see [`plan_parts`].
+        stage: says what checkpoints hold, and is named in the card; `pretrain` and `sft` are those of paper 4.1.
 
     Returns:
         The folder with the model, or with the adapter. It also has README.md, recipe.yaml, losses.png and the last
@@ -272,7 +272,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         OSError, ValueError: if model, data or recipe can't be used.
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
-    plan = plan_parts(recipe.parts, stage, args)
+    plan = plan_parts(recipe.parts, args)
     check_checkpoint(recipe.model)
     folder = Path(args.output_dir)
     checkpoint = checkpoint_to_resume(args)

@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
+from llava_uhd_v2_hf.training.recipes import read_recipe, shipped_recipes
+from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimRecipe
-from llava_uhd_v2_hf.utils.recipes import read_recipe, shipped_recipes
 
 
 @dataclass
@@ -30,7 +31,7 @@ def read(tmp_path):
     def read_text(text, *overrides):
         path = tmp_path / "cake.yaml"
         path.write_text(text)
-        return read_recipe(Cake, str(path), overrides, stage="vdim")
+        return read_recipe(Cake, str(path), overrides, stage=read_stage("vdim"))
 
     return read_text
 
@@ -68,19 +69,19 @@ def test_what_does_not_fit_is_named(read, text, overrides, message):
 
 def test_an_unknown_recipe_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="one of vdim-clip-l-336-paper, vdim-clip-l-336-released"):
-        read_recipe(VdimRecipe, "vdim-clip", stage="vdim")
+        read_recipe(VdimRecipe, "vdim-clip", stage=read_stage("vdim"))
 
 
 def test_shipped_recipes_are_read():
     assert len(shipped_recipes("vdim")) == 2
     for name in shipped_recipes("vdim"):
-        recipe = read_recipe(VdimRecipe, name, ["training.report_to=none"], stage="vdim")
+        recipe = read_recipe(VdimRecipe, name, ["training.report_to=none"], stage=read_stage("vdim"))
         assert recipe.training.max_steps == 2000 and recipe.batch_size == 16
         assert recipe.training.learning_rate == 1e-3
 
 
 def test_the_paper_s_recipe_is_the_plain_reconstruction():
-    paper = read_recipe(VdimRecipe, "vdim-clip-l-336-paper", ["training.report_to=none"], stage="vdim")
+    paper = read_recipe(VdimRecipe, "vdim-clip-l-336-paper", ["training.report_to=none"], stage=read_stage("vdim"))
     assert (paper.optimizer, paper.first_steps, paper.loss.jitters) == ("adam", 0, 1)
     assert not (paper.loss.crf_weight or paper.loss.uncertainty or paper.loss.projection_size)
 
@@ -101,12 +102,14 @@ def test_the_paper_s_recipe_is_the_plain_reconstruction():
 )
 def test_values_out_of_range_are_named(setting, message):
     with pytest.raises(ValueError) as error:
-        read_recipe(VdimRecipe, "vdim-clip-l-336-released", ["training.report_to=none", setting], stage="vdim")
+        read_recipe(
+            VdimRecipe, "vdim-clip-l-336-released", ["training.report_to=none", setting], stage=read_stage("vdim")
+        )
     assert message in str(error.value)
 
 
 def test_activation_checkpointing_has_its_old_name_in_every_version(recwarn):
     settings = ["training.report_to=none", "training.gradient_checkpointing=true"]
-    args = read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings, stage="vdim").training
+    args = read_recipe(VdimRecipe, "vdim-clip-l-336-released", settings, stage=read_stage("vdim")).training
     assert args.gradient_checkpointing and getattr(args, "activation_checkpointing", True)
     assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
