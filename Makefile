@@ -12,22 +12,19 @@ TORCH := torch==$(TORCH_VERSION)
 endif
 
 BIN := .venv/bin
-PACKAGE := .venv/package
+INSTALLED := .venv/installed
 DEV := .venv/dev
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: check conformance demo lint test
 
-demo: $(PACKAGE)
-	. $(BIN)/activate && python examples/demo.py
-
-# before a commit: lint, types and the fast tests
-check: lint
-	$(PYTEST)
-
-# what CI runs: the slow tests too
+# what CI runs
 test: lint .venv/deepspeed .venv/lmms_eval .venv/vlmeval
 	$(PYTEST) -m ""
+
+# before a commit: lint, types and the tests that are not slow
+check: lint
+	$(PYTEST)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -39,8 +36,11 @@ lint: $(DEV)
 conformance: $(DEV)
 	$(BIN)/python tests/conformance.py
 
+demo: $(INSTALLED)
+	. $(BIN)/activate && python examples/demo.py
+
 # the package and the fonts that the demo renders documents with
-$(PACKAGE): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
@@ -48,7 +48,7 @@ $(PACKAGE): setup.cfg pyproject.toml
 	touch $@
 
 # what the tests need beyond that; the order-only prerequisite keeps either stamp from invalidating the other
-$(DEV): setup.cfg pyproject.toml | $(PACKAGE)
+$(DEV): setup.cfg pyproject.toml | $(INSTALLED)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 # without its bounds: it asks for an older Pillow than the recordings in tests/golden were made with
 	$(BIN)/pip install --quiet --no-deps 'gradio>=6,<7' gradio_client hf-gradio
