@@ -30,7 +30,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # the oldest and the newest transformers, and vLLM's; about ten minutes
 conformance: $(DEV)
