@@ -21,6 +21,7 @@ EXTRAS = ("train", "qlora", "serve", "demo")
 WITHOUT_EXTRAS = ("cli", "conversion", "hub", "inference", "model", "pictures", "utils")  # rooms
 # lmms-eval and VLMEvalKit import these modules, and bring what they need
 OF_HARNESSES = {
+    "llava_uhd_v2_hf.evaluation.lmms_eval_manifest": "lmms_eval",
     "llava_uhd_v2_hf.evaluation.lmms_eval_model": "lmms_eval",
     "llava_uhd_v2_hf.evaluation.vlmevalkit": "pandas",
 }
