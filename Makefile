@@ -14,16 +14,17 @@ endif
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEV := .venv/dev
+HARNESSES := .venv/lmms_eval .venv/vlmeval
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: check conformance demo lint test
 
 # what CI runs
-test: lint .venv/deepspeed .venv/lmms_eval .venv/vlmeval
+test: lint $(HARNESSES) .venv/deepspeed
 	$(PYTEST) -m ""
 
 # before a commit: lint, types and the tests that are not slow
-check: lint
+check: lint $(HARNESSES)
 	$(PYTEST)
 
 lint: $(DEV)
