@@ -18,7 +18,7 @@ ROOMS = "Rooms import only rooms below them"
 MODEL = "The model imports nothing outside its folder"
 TORCH = "Configuration, geometry and registries import no torch"
 STAGES = "Stages of training are independent"
-COMMANDS = "Stages of training are imported by commands alone"
+FAMILIES = "Stages of training are imported by their families alone"
 
 # contract, file of the package, and the import that is added to it
 FORBIDDEN = [
@@ -44,7 +44,7 @@ FORBIDDEN = [
     (TORCH, "model/registries_llava_uhd_v2.py", "from . import vision_llava_uhd_v2"),
     (STAGES, "training/stages/finetune/recipe.py", "from ..vdim import losses"),
     (STAGES, "training/stages/vdim/recipe.py", "from ..finetune.trainer import FinetuneTrainer"),
-    (COMMANDS, "training/adapters.py", "from .stages.finetune import recipe"),
+    (FAMILIES, "training/adapters.py", "from .stages.finetune import recipe"),
 ]
 
 
