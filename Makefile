@@ -14,6 +14,7 @@ endif
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEV := .venv/dev
+METADATA := pyproject.toml $(wildcard setup.*)
 HARNESSES := .venv/lmms_eval .venv/vlmeval
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -41,7 +42,7 @@ demo: $(INSTALLED)
 	. $(BIN)/activate && python examples/demo.py
 
 # the package and the fonts that the demo renders documents with
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): $(METADATA)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
@@ -49,7 +50,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $@
 
 # what the tests need beyond that; the order-only prerequisite keeps either stamp from invalidating the other
-$(DEV): setup.cfg pyproject.toml | $(INSTALLED)
+$(DEV): $(METADATA) | $(INSTALLED)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 # without its bounds: it asks for an older Pillow than the recordings in tests/golden were made with
 	$(BIN)/pip install --quiet --no-deps 'gradio>=6,<7' gradio_client hf-gradio

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 
-SOURCES = ("LICENSE", "README.md", "model_cards", "pyproject.toml", "setup.cfg", "src")
+FOLDERS = ("model_cards", "src")  # and every file beside them
 LEFT_OVERS = shutil.ignore_patterns("*.egg-info", "__pycache__")  # setuptools would take file lists from the first
 
 
@@ -23,12 +23,11 @@ def build_wheel(folder: Path) -> Path:
     """
     copy = folder / "sources"
     copy.mkdir(parents=True)
-    for name in SOURCES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=LEFT_OVERS)
-        else:
-            shutil.copyfile(source, copy / name)
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, copy)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, copy / name, ignore=LEFT_OVERS)
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", folder]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, copy], check=True)
     [wheel] = folder.glob("*.whl")
