@@ -1,4 +1,4 @@
-# `make demo` and `make test` work from a bare clone: they build .venv on first use.
+# Every target works from a bare clone: .venv is built on first use, for `make demo` without what the tests need.
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
 
@@ -13,45 +13,61 @@ endif
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+DEV := .venv/dev
+METADATA := pyproject.toml $(wildcard setup.*)
+HARNESSES := .venv/lmms_eval .venv/vlmeval
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: conformance demo lint test
+.PHONY: check conformance demo lint test
 
-test: lint .venv/deepspeed .venv/lmms_eval .venv/vlmeval
-	$(BIN)/pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
+# what CI runs
+test: lint $(HARNESSES) .venv/deepspeed
+	$(PYTEST) -m ""
 
-lint: $(INSTALLED)
+# before a commit: lint, types and the tests that are not slow
+check: lint $(HARNESSES)
+	$(PYTEST)
+
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # the oldest and the newest transformers, and vLLM's; about ten minutes
-conformance: $(INSTALLED)
+conformance: $(DEV)
 	$(BIN)/python tests/conformance.py
 
 demo: $(INSTALLED)
 	. $(BIN)/activate && python examples/demo.py
 
-$(INSTALLED): setup.cfg pyproject.toml
+# the package and the fonts that the demo renders documents with
+$(INSTALLED): $(METADATA)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed.")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --retries 2 $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[dev,nano]'
-# without its bounds: it asks for an older Pillow than the recordings in tests/golden were made with
-	$(BIN)/pip install --quiet --no-deps 'gradio>=6,<7' gradio_client hf-gradio
-# apart: where it is installed, transformers imports it every time, and it says what it can't load
-	$(BIN)/pip install --quiet --no-deps --target .venv/torchao torchao
+	$(BIN)/pip install --quiet --editable '.[nano]'
 	touch $@
 
-# apart for the same reason, and built from source, which only its tests need
-.venv/deepspeed: | $(INSTALLED)
+# what the tests need beyond that; the order-only prerequisite keeps either stamp from invalidating the other
+$(DEV): $(METADATA) | $(INSTALLED)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+# without its bounds: it asks for an older Pillow than the recordings in tests/golden were made with
+	$(BIN)/pip install --quiet --no-deps 'gradio>=6,<7' gradio_client hf-gradio
+# in a folder of its own: transformers imports torchao wherever it finds it and warns about what it can't load
+	$(BIN)/pip install --quiet --no-deps --target .venv/torchao --upgrade torchao
+	touch $@
+
+# in a folder of its own for the same reason, and built from source
+.venv/deepspeed: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ --no-build-isolation \
 		deepspeed einops hjson msgpack ninja py-cpuinfo
 
-# apart, since they ask for packages that don't work here: torchvision, OpenCV and others
-.venv/lmms_eval: | $(INSTALLED)
+# in folders of their own, without their dependencies: torchvision, OpenCV and others don't work here
+.venv/lmms_eval: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ lmms-eval aiohappyeyeballs aiohttp aiosignal attrs chardet \
 		colorama dataproperty evaluate 'filelock<4' frozenlist loguru lxml mbstrdecoder multidict pathvalidate \
 		portalocker propcache pytablewriter requests sacrebleu tabledata tabulate tcolorpy tenacity typepy urllib3 yarl
 
-.venv/vlmeval: | $(INSTALLED)
+.venv/vlmeval: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ ms-vlmeval sty tabulate validators
