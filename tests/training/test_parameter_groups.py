@@ -16,6 +16,7 @@ from llava_uhd_v2_hf.training.parameter_groups import (
     describe_plan,
     optimizer_groups,
     part_of,
+    parts_of_model,
     plan_parts,
 )
 from llava_uhd_v2_hf.training.recipes import read_recipe
@@ -31,7 +32,7 @@ TRAINED_IN_PRETRAIN = {"window_attention", "positions"}
 def test_every_parameter_belongs_to_one_part(tiny_checkpoint):
     model = load(tiny_checkpoint)
     parts = {name: part_of(name) for name, _ in model.named_parameters()}
-    assert set(parts.values()) == set(Parts.__dataclass_fields__)
+    assert set(parts.values()) == set(Parts.__dataclass_fields__) - {"projector"}  # of other types than this one
     assert {name for name, part in parts.items() if part == "positions"} == {ATTENTION + "position_embeddings"}
     assert {name for name, part in parts.items() if part == "fixups"} == {
         f"model.visual.projector.upsampler.fixups.1.{kind}" for kind in ("weight", "bias")
@@ -82,11 +83,8 @@ def test_each_part_has_its_learning_rate_and_weight_decay(tiny_checkpoint):
     assert not any("projector" in name or "post_layernorm" in name for name in found)
     assert not any("encoder.layers.1." in name for name in found)  # behind the hidden state that is read
     table = describe_plan(model, plan).splitlines()
-    assert [line.split()[0] for line in table] == [
-        "part",
-        *dict.fromkeys(map(part_of, names.values())),
-        "all",
-    ] or table
+    assert table[0].startswith("part") and table[-1].startswith("all")
+    assert sorted(line.split()[0] for line in table[1:-1]) == sorted(set(map(part_of, names.values())))
     rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
     assert rows["language_model"][2:] == ["0.001", "0.5"] and rows["window_attention"][1] == "frozen"
 
@@ -95,12 +93,12 @@ def test_each_part_has_its_learning_rate_and_weight_decay(tiny_checkpoint):
     ("stage", "parts"),
     [("pretrain", TRAINED_IN_PRETRAIN), ("sft", {"vision_tower", "window_attention", "language_model"})],
 )
-def test_a_stage_trains_its_parts_by_default(stage, parts, tmp_path):
+def test_a_stage_trains_its_parts_by_default(stage, parts, tiny_checkpoint, tmp_path):
     (tmp_path / "recipe.yaml").write_text("parts: {window_attention: {learning_rate: 1.0e-4}}")
     recipe = read_recipe(
         FinetuneRecipe, str(tmp_path / "recipe.yaml"), ["training.report_to=none"], stage=read_stage(stage)
     )
-    plan = plan_parts(recipe.parts, recipe.training)
+    plan = parts_of_model(load(tiny_checkpoint), plan_parts(recipe.parts, recipe.training))
     assert set(plan) == parts and plan["window_attention"].learning_rate == 1e-4
 
 

@@ -69,6 +69,8 @@ def part_modules(model: nn.Module, part: str) -> Iterator[str]:
         yield from (TEXT_MODEL, "lm_head")
     elif part == "vision_tower":
         yield f"{VISION}.vision_tower"
+    elif part == "projector":
+        yield PROJECTOR
     else:
         yield f"{PROJECTOR}.{'upsampler' if part == 'upsampler' else 'window_attention'}"
 

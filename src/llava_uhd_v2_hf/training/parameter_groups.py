@@ -17,6 +17,7 @@ _PREFIXES = {
     "upsampler": ("model.visual.projector.upsampler.",),
     "positions": ("model.visual.projector.window_attention.position_embeddings",),
     "window_attention": ("model.visual.projector.window_attention.",),
+    "projector": ("model.visual.projector.",),
     "language_model": ("model.language_model.", "lm_head."),
 }
 _OF_PEFT = re.compile(r"(?<=\.)(original_module|modules_to_save\.[^.]+|base_layer)\.")
@@ -50,6 +51,7 @@ class Parts:
         fixups: the 1x1 fix-ups of the up-sampler.
         window_attention: hierarchical window attention, without its position table.
         positions: the position table of the window attention.
+        projector: a projector of another type than `"hiwin"`.
         language_model: with its embeddings and its head.
     """
 
@@ -58,6 +60,7 @@ class Parts:
     fixups: PartSettings = field(default_factory=PartSettings)
     window_attention: PartSettings = field(default_factory=PartSettings)
     positions: PartSettings = field(default_factory=PartSettings)
+    projector: PartSettings = field(default_factory=PartSettings)
     language_model: PartSettings = field(default_factory=PartSettings)
 
 
@@ -115,6 +118,22 @@ def plan_parts(parts: Parts, args: TrainingArguments) -> dict[str, PartPlan]:
     return plan
 
 
+def parts_of_model(model: nn.Module, plan: Mapping[str, PartPlan]) -> dict[str, PartPlan]:
+    """Returns the plan of the parts that a model has: those of the projector depend on its type.
+
+    Raises:
+        ValueError: if it has none of them.
+    """
+    present = {part_of(name) for name, _ in model.named_parameters()}
+    if not present.intersection(plan):
+        known = ", ".join(part for part in _PREFIXES if part in present)
+        raise ValueError(
+            f"Nothing would be trained: set `parts.PART.train`=true for a part of the model ({known}); only "
+            f"{', '.join(plan)} is to be trained now."
+        )
+    return {part: settings for part, settings in plan.items() if part in present}
+
+
 def apply_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> None:
     """Switches gradients on for what is trained and off for all else; after PEFT, which does so too.
 
@@ -162,6 +181,8 @@ def describe_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> str:
         trained[part] += parameter.numel() if parameter.requires_grad else 0
     rows = [("part", "parameters", "trained", "learning rate", "weight decay")]
     for part, count in total.items():
+        if not count:
+            continue
         rates = (f"{plan[part].learning_rate:g}", f"{plan[part].weight_decay:g}") if trained[part] else ("", "")
         rows.append((part, f"{count:,}", f"{trained[part]:,}" if trained[part] else "frozen", *rates))
     rows.append(("all", f"{sum(total.values()):,}", f"{sum(trained.values()):,}", "", ""))
@@ -194,6 +215,7 @@ __all__ = [
     "describe_plan",
     "optimizer_groups",
     "part_of",
+    "parts_of_model",
     "plan_parts",
     "trained_names",
 ]

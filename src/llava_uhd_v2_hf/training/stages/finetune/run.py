@@ -28,7 +28,7 @@ from ...adapters import add_adapter, go_on_from, half_dtype, quantization_config
 from ...curves import CURVES_NAME, save_curves
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
-from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, plan_parts
+from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, parts_of_model, plan_parts
 from ...result_folder import stored_dtype, write_model
 from ...run_state import (
     PUSHED_CHECKPOINT,
@@ -111,8 +111,10 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
         attn_implementation=recipe.attn_implementation,
         quantization_config=quantization,
     )
-    if not recipe.upsampler_dropout and "upsampler" not in plan:
-        switch_dropout_off(model.model.visual.projector.upsampler)
+    plan = parts_of_model(model, plan)
+    upsampler = getattr(model.model.visual.projector, "upsampler", None)  # not every projector has one
+    if upsampler is not None and not recipe.upsampler_dropout and "upsampler" not in plan:
+        switch_dropout_off(upsampler)
     if quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if goes_on:
@@ -206,13 +208,14 @@ def build_trainer(
     if args.train_sampling_strategy == "group_by_length" and isinstance(dataset, ConversationDataset):
         lengths = measure_lengths(dataset, of_training, num_workers=args.dataloader_num_workers)
     held_out = open_held_out(recipe, args, of_training)
+    model = load_model(recipe, plan, args)
     return FinetuneTrainer(
-        load_model(recipe, plan, args),
+        model,
         args,
         train_dataset=dataset,
         data_collator=collator,
         callbacks=[DiskSpace()],
-        plan=plan,
+        plan=parts_of_model(model, plan),
         processor=processor,
         partial=stage.save == "trained",
         lengths=lengths,
@@ -287,7 +290,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         check_warmup(args, recipe.batch_size, len(dataset))
     trainer = build_trainer(recipe, stage, args, plan, dataset)
     if args.should_save:
-        print(describe_plan(trainer.model, plan))
+        print(describe_plan(trainer.model, trainer.plan))
         write_recipe(folder, values)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save_result(folder, trainer, recipe, stage)
