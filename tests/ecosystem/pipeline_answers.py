@@ -1,7 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What `pipeline("image-text-to-text")` answers from a folder; run by itself, from the folder's own code alone.
 
-python tests/ecosystem/pipeline_answers.py FOLDER
+python tests/ecosystem/pipeline_answers.py FOLDER SAVED
+
+What is loaded from FOLDER answers, is saved in SAVED, and answers from there.
 """
 
 import importlib.util
@@ -59,6 +61,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     assert not importlib.util.find_spec("llava_uhd_v2_hf"), "the package can be imported"
     remote = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
-    assert type(remote.model).__module__.startswith("transformers_modules."), type(remote.model)
-    objects = pipeline("image-text-to-text", remote.model, processor=remote.processor)
-    print(json.dumps([answers_of(remote), *map(batched_answers_of, (remote, objects))]))
+    for part in (remote, remote.model):
+        assert type(part).__module__.startswith("transformers_modules."), type(part)
+    options = {"processor": remote.processor, "pipeline_class": type(remote)}
+    objects = pipeline("image-text-to-text", remote.model, **options)
+    remote.model.save_pretrained(sys.argv[2])
+    remote.processor.save_pretrained(sys.argv[2])
+    saved = pipeline(model=sys.argv[2], trust_remote_code=True)
+    assert type(saved).__name__ == type(remote).__name__
+    print(json.dumps([answers_of(remote), *map(batched_answers_of, (remote, objects, saved))]))

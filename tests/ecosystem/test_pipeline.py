@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""transformers' `pipeline("image-text-to-text")`: prompts, chats, streams, batches, and folders with code."""
+"""transformers' `pipeline("image-text-to-text")`: its own class, and ours for batches of images of any shapes."""
 
 import json
 import os
@@ -24,13 +24,13 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(scope="module")
 def pipe(tiny_checkpoint):
-    return pipeline("image-text-to-text", model=str(tiny_checkpoint))
+    return pipeline("image-text-to-text", model=str(tiny_checkpoint), pipeline_class=LlavaUhdV2Pipeline)
 
 
 @pytest.fixture(scope="module")
 def plain(pipe):
-    """Our model in transformers' own class."""
-    return pipeline("image-text-to-text", pipe.model, processor=pipe.processor, pipeline_class=ImageTextToTextPipeline)
+    """Our model in transformers' own class, which is taken where none is named."""
+    return pipeline("image-text-to-text", pipe.model, processor=pipe.processor)
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +131,21 @@ def test_the_batch_size_of_a_pipeline(pipe, tiny_checkpoint, answers, monkeypatc
     monkeypatch.setattr(pipe.model, "generate", counting)
     for model in (str(tiny_checkpoint), pipe.model):
         processor = None if isinstance(model, str) else pipe.processor
-        batching = pipeline("image-text-to-text", model=model, processor=processor, batch_size=2)
-        assert type(batching) is LlavaUhdV2Pipeline
+        options = {"processor": processor, "batch_size": 2, "pipeline_class": LlavaUhdV2Pipeline}
+        batching = pipeline("image-text-to-text", model=model, **options)
         results = batching(text=list(CHATS.values()), **ANSWER)
         assert texts_of(results) == [answers[name] for name in CHATS]
     assert sizes == [2, 2, 1]
 
 
 @pytest.mark.client("transformers", "pipeline: single inputs are answered as by transformers' own class")
-def test_our_class_is_theirs_for_single_inputs(pipe, plain, answers):
+def test_our_class_is_theirs_for_single_inputs(pipe, plain, answers, tiny_checkpoint):
     assert type(pipe) is LlavaUhdV2Pipeline and isinstance(pipe, ImageTextToTextPipeline)
     assert type(plain) is ImageTextToTextPipeline
     assert answers_of(plain) == answers
+    loaded = pipeline("image-text-to-text", model=str(tiny_checkpoint))
+    assert type(loaded) is ImageTextToTextPipeline
+    assert answers_of(loaded) == answers
 
 
 BEAMS = {"num_beams": 3, "max_new_tokens": ANSWER["max_new_tokens"]}
@@ -165,7 +168,7 @@ def test_batches_of_several_answers(pipe, plain):
     assert [len(answers) for answers in expected] == [2, 2]
 
 
-@pytest.mark.client("transformers", "pipeline: its own class, by name, joins images of one shape only (a limit)")
+@pytest.mark.client("transformers", "pipeline: its own class joins images of one shape only (a limit)")
 def test_batches_of_transformers(plain, answers):
     turned = [say("What is this?", WIDE.transpose(1))]
     results = plain(text=[CHATS["one image"], turned], batch_size=2, **ANSWER)
@@ -196,10 +199,27 @@ def test_other_models(tmp_path):
 def test_a_folder_with_code(tiny_checkpoint, answers, tmp_path):
     export_checkpoint(tiny_checkpoint, tmp_path / "with-code", CardRequest(), with_code=True)
     python = make_environment(tmp_path / "venv")
-    command = [python, "-I", ROOT / "tests/ecosystem/pipeline_answers.py", tmp_path / "with-code"]
+    command = [python, "-I", ROOT / "tests/ecosystem/pipeline_answers.py", tmp_path / "with-code", tmp_path / "saved"]
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     alone, *batches = json.loads(done.stdout)
     assert alone == answers
-    assert batches == 2 * [[answers[name] for name in CHATS]]
+    assert batches == 3 * [[answers[name] for name in CHATS]]
+
+
+@pytest.mark.client("transformers", "pipeline: a folder with code, with the package, whose classes are taken")
+@pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}], ids=["", "trusted"])
+def test_a_folder_with_code_and_the_package(tiny_checkpoint, answers, tmp_path, options):
+    export_checkpoint(tiny_checkpoint, tmp_path / "with-code", CardRequest(), with_code=True)
+    plain = pipeline("image-text-to-text", model=str(tmp_path / "with-code"), **options)
+    assert type(plain) is ImageTextToTextPipeline
+    assert answers_of(plain) == answers
+    options |= {"pipeline_class": LlavaUhdV2Pipeline, "batch_size": 2}
+    batching = pipeline("image-text-to-text", model=str(tmp_path / "with-code"), **options)
+    assert (
+        type(batching.model).__module__
+        == type(plain.model).__module__
+        == "llava_uhd_v2_hf.model.modeling_llava_uhd_v2"
+    )
+    assert texts_of(batching(text=list(CHATS.values()), **ANSWER)) == [answers[name] for name in CHATS]

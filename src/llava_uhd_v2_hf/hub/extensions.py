@@ -117,7 +117,7 @@ def _source_file(kind: Kind) -> Path:
     if not _is_name(kind.attribute) or getattr(module, kind.attribute, None) is not kind.value:
         raise ValueError(
             f"The code of {kind.field} `{kind.name}` can't travel with a checkpoint: expected a class or function at "
-            f"the top level of {path}, got `{kind.attribute or kind.value!r}`."
+            f"the top level of {path}, got `{kind.attribute or kind.value}`."
         )
     return Path(path)
 
