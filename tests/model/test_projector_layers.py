@@ -27,20 +27,13 @@ PLAN = SlicePlan((1, 2), (56, 70), (42, 70))
 ADAPTED = r".*(language_model.*[qv]_proj|window_attention\.(key|value|output)|level_projections\.\d|fixups\.\d)"
 
 
-@pytest.fixture(autouse=True)
-def reorder_always():
-    """Toy sizes too."""
-    with patch.object(projector_module, "reordering_pays", lambda *_: True):
-        yield
-
-
 @pytest.fixture
 def model():
-    """Layers wide enough to be quantised."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+    """Layers of a width at which the reordered form pays."""
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 2, "num_hidden_layers": 2}
     config = LlavaUhdV2Config(
         vision_config={"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, **sizes},
-        text_config={"model_type": "llama", "vocab_size": 320, "num_key_value_heads": 2, **sizes, "hidden_size": 128},
+        text_config={"model_type": "llama", "vocab_size": 320, "num_key_value_heads": 2, **sizes, "hidden_size": 512},
         projector_config={"query_grid": [3, 3], "num_attention_heads": 2},
         image_token_id=300,
         row_separator_id=13,

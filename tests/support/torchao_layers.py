@@ -4,7 +4,7 @@
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
 
-from tests.model.test_projector_layers import check_quantised_layers_are_called, model, reorder_always  # noqa: F401
+from tests.model.test_projector_layers import check_quantised_layers_are_called, model  # noqa: F401
 
 
 def test_layers_quantised_by_torchao_are_called(model, tmp_path):  # noqa: F811

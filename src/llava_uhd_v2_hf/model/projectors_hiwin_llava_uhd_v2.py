@@ -232,7 +232,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         if not self.can_reorder():
             raise ValueError(
                 "The projector has layers whose weights can't be folded: wrapped by LoRA, quantised, sharded, hooked "
-                "or off-loaded. Merge the adapters, or leave it unfolded."
+                "or off-loaded, or an up-sampler that is not linear. Merge the adapters, or leave it unfolded."
             )
         attention = self.window_attention
         with torch.no_grad():
