@@ -5,11 +5,13 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from llava_uhd_v2_hf.hub.card import CardRequest
 from llava_uhd_v2_hf.hub.code import AUTO_MAP, model_files
@@ -17,7 +19,7 @@ from llava_uhd_v2_hf.hub.export import export_checkpoint
 from tests.support.auto_class_results import assert_same, compute
 from tests.support.commands import assert_error, run_cli
 from tests.support.hub_process import OWN_CARD
-from tests.support.paths import ROOT
+from tests.support.paths import GOLDEN, ROOT
 
 
 def reachable_modules():
@@ -57,9 +59,30 @@ def test_plain_save_names_no_code(converted_checkpoint, tmp_path):
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
 
 
+def test_folders_exported_before_load(tiny_checkpoint, tmp_path):
+    """golden/exported_folder: configs of a model like tiny_checkpoint, exported before the package had rooms."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "exported"))
+    shutil.copytree(GOLDEN / "exported_folder", folder, dirs_exist_ok=True)
+    config, expected = (AutoConfig.from_pretrained(path).to_dict() for path in (folder, tiny_checkpoint))
+    assert set(config.pop("auto_map").values()) == set(AUTO_MAP.values())
+    assert {**config, "_name_or_path": ""} == {**expected, "_name_or_path": ""}
+    for auto in (AutoModel, AutoModelForImageTextToText):
+        model, report = auto.from_pretrained(folder, output_loading_info=True)
+        assert not report["missing_keys"]
+        assert type(model).__module__ == "llava_uhd_v2_hf.model.modeling_llava_uhd_v2"
+    for auto in (AutoImageProcessor, AutoProcessor):
+        found, expected = (auto.from_pretrained(path).to_dict() for path in (folder, tiny_checkpoint))
+        for values in (found, found.get("image_processor", {})):
+            values.pop("auto_map", None)
+        assert found == expected
+
+
 def test_everything_in_the_room_is_found_by_transformers():
-    """`save_pretrained` of a model that was loaded with code copies what `from .module import` lines reach."""
-    assert reachable_modules() == set(model_files())
+    """`save_pretrained` of a model that was loaded with code copies what `from .module import` lines reach.
+
+    Chat templates are read from the folder's chat_template.jinja, not from the module that has them.
+    """
+    assert reachable_modules() == model_files().keys() - {"chat_templates_llava_uhd_v2.py"}
 
 
 @pytest.mark.slow

@@ -100,3 +100,19 @@ def test_copy_needs_space(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: usage._replace(free=10**6))
     assert_error(run_cli("export", checkpoint, "--out", tmp_path / "new/copy"), "18 MB", "1 MB")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_code_of_an_earlier_export_is_replaced(checkpoint, tmp_path):
+    export_checkpoint(checkpoint, None, CardRequest(), with_code=True)
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    (checkpoint / "renamed_since_llava_uhd_v2.py").write_text("")
+    (checkpoint / "modeling_llava_uhd_v2.py").write_text("old")
+    (checkpoint / "my_notes.py").write_text("")
+    export_checkpoint(checkpoint, tmp_path / "as-it-is", CardRequest(), with_code=False)
+    assert (tmp_path / "as-it-is/renamed_since_llava_uhd_v2.py").is_file()
+    assert (tmp_path / "as-it-is/modeling_llava_uhd_v2.py").read_text() == "old"
+
+    for folder, own in ((tmp_path / "copy", set()), (checkpoint, {"my_notes.py"})):
+        export_checkpoint(checkpoint, folder, CardRequest(), with_code=True)
+        assert {path.name for path in folder.iterdir()} == before.keys() | own
+        assert (folder / "modeling_llava_uhd_v2.py").read_bytes() == before["modeling_llava_uhd_v2.py"]

@@ -143,14 +143,14 @@ def test_code_of_a_folder_stays_where_a_kind_is_not_registered(checkpoint, write
     assert_error(run_cli("export", checkpoint, "--with-code"), *words)
 
 
-def test_code_that_is_no_longer_needed_is_not_published(checkpoint, write_module):
+def test_code_that_is_no_longer_needed_is_removed(checkpoint, write_module):
     write_module(SOURCE)
     name_kinds(checkpoint, upsampler="nearest")
     export_checkpoint(checkpoint, None, CardRequest(), with_code=True)
     name_kinds(checkpoint, upsampler="vdim")
     export_checkpoint(checkpoint, None, CardRequest(), with_code=True)
     found = read_checkpoint(checkpoint)
-    assert found.extensions == [] and found.left_out == ["nearest_upsampler.py"]
+    assert found.extensions == found.left_out == []
 
 
 @pytest.mark.parametrize(

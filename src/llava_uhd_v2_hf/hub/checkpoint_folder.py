@@ -27,6 +27,7 @@ CARD_NAME = "README.md"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 EXTENSIONS_NAME = "extensions_llava_uhd_v2.py"
 REGISTRIES = "registries_llava_uhd_v2"
+CODE_FILES = "*_llava_uhd_v2.py"
 REQUIRED_FILES = (CONFIG_NAME, GENERATION_CONFIG_NAME, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_NAME)
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # Published if a folder has them; everything else (optimizer states, logs, pickles) is not.
@@ -38,7 +39,7 @@ OTHER_FILES = (
     "merges.txt",
     "preprocessor_config.json",
     "special_tokens_map.json",
-    "*_llava_uhd_v2.py",
+    CODE_FILES,
     "LICENSE*",
     "NOTICE*",
 )
@@ -86,6 +87,15 @@ class Checkpoint:
             ValueError: if the file that names them is not valid Python.
         """
         return extension_files(self.files[EXTENSIONS_NAME]) if EXTENSIONS_NAME in self.files else []
+
+    @property
+    def code(self) -> list[str]:
+        """Returns the names of the files of its code, which an export with code replaces.
+
+        Raises:
+            ValueError: if the file that names its extensions is not valid Python.
+        """
+        return [name for name in self.files if _matches(name, (CODE_FILES, *self.extensions))]
 
     @property
     def num_bytes(self) -> int:
@@ -191,4 +201,4 @@ def _check_weights(folder: Path) -> list[str]:
     return [*index_name, *sorted(expected)]
 
 
-__all__ = ["Checkpoint", "extension_files", "read_checkpoint", "read_json"]
+__all__ = ["CODE_FILES", "Checkpoint", "extension_files", "read_checkpoint", "read_json"]

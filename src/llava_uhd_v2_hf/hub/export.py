@@ -40,33 +40,40 @@ def export_checkpoint(
     checkpoint = read_checkpoint(folder)
     target = folder if output is None else output.resolve()
     card = build_card(folder, request, repo_id=repo_id or target.name, with_code=with_code or checkpoint.has_code)
-    added = added_files(checkpoint, card, with_code=with_code)
+    files = published_files(checkpoint, card, with_code=with_code)
     if target == folder:
         with replaced_files(folder, CONFIG_NAME, keep_key_file=True) as staged:
-            _write_files(added, staged)
+            _write_files({name: content for name, content in files.items() if isinstance(content, bytes)}, staged)
+        for name in checkpoint.files.keys() - files.keys():  # code of an earlier export
+            (folder / name).unlink()
     else:
         prepare_folder(target, CONFIG_NAME)
         check_free_space(target, checkpoint.num_bytes)
-        files: dict[str, Path | bytes] = {**checkpoint.files, **checkpoint.weights, **added}
+        files |= checkpoint.weights
         with atomic_folder(target, CONFIG_NAME) as staged:
             _write_files({name + PARTIAL if name == CONFIG_NAME else name: files[name] for name in files}, staged)
     return missing_metadata(card)
 
 
-def added_files(checkpoint: Checkpoint, card: ModelCard, *, with_code: bool) -> dict[str, bytes]:
-    """Returns what publishing adds to a checkpoint or changes in it: name -> content.
+def published_files(checkpoint: Checkpoint, card: ModelCard, *, with_code: bool) -> dict[str, Path | bytes]:
+    """Returns the files of a checkpoint but its weights, as they are published: name -> path, or new content.
 
     Args:
         checkpoint: a complete one.
         card: its card.
-        with_code: whether to add the code, see [`code_files`].
+        with_code: whether to add the code, in place of what the checkpoint has; see [`code_files`].
 
     Raises:
         ValueError: if the code can't be made, or config.json names code that is not there.
     """
-    if not with_code:
+    files: dict[str, Path | bytes] = {**checkpoint.files}
+    if with_code:
+        files = {name: files[name] for name in files if name not in checkpoint.code}
+        files.update(code_files(checkpoint))
+    else:
         check_code(checkpoint)
-    return {CARD_NAME: str(card).encode(), **(code_files(checkpoint) if with_code else {})}
+    files[CARD_NAME] = str(card).encode()
+    return files
 
 
 def _write_files(files: Mapping[str, Path | bytes], folder: Path) -> None:
@@ -79,4 +86,4 @@ def _write_files(files: Mapping[str, Path | bytes], folder: Path) -> None:
             path.write_bytes(content)
 
 
-__all__ = ["added_files", "export_checkpoint"]
+__all__ = ["export_checkpoint", "published_files"]

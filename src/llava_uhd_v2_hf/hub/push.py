@@ -14,12 +14,14 @@ from transformers.utils import logging
 
 from ..utils.atomic import temporary_folder
 from .card import CardRequest, build_card, check_card
-from .checkpoint_folder import read_checkpoint
-from .export import added_files
+from .checkpoint_folder import CODE_FILES, read_checkpoint
+from .export import published_files
 from .reshard import reshard
 
 
 logger = logging.get_logger(__name__)
+
+REPLACED = ("model*.safetensors*", CODE_FILES)  # those of an earlier push are removed
 
 
 class PushError(OSError):
@@ -39,9 +41,9 @@ def push_checkpoint(
 ) -> str | None:
     """Uploads a checkpoint to the Hub, as safetensors and with a card.
 
-    The weights go up file by file; one commit at the end makes everything visible at once and removes weight files of
-    an earlier push that are no longer part of the checkpoint. What is uploaded stays with the Hub: when the same push
-    is started again after an interruption, it is not sent again.
+    The weights go up file by file; one commit at the end makes everything visible at once and removes weights and
+    code of an earlier push that are no longer part of the checkpoint. What is uploaded stays with the Hub: when the
+    same push is started again after an interruption, it is not sent again.
 
     Args:
         folder: a complete checkpoint; it is read only.
@@ -69,7 +71,7 @@ def push_checkpoint(
     checkpoint = read_checkpoint(folder)
     card = build_card(folder, request, repo_id=repo_id, with_code=with_code or checkpoint.has_code)
     check_card(card)
-    files: dict[str, Path | bytes] = {**checkpoint.files, **added_files(checkpoint, card, with_code=with_code)}
+    files = published_files(checkpoint, card, with_code=with_code)
     with ExitStack() as stack:
         weights = checkpoint.weights
         if max_shard_size:
@@ -106,7 +108,7 @@ def _upload(
         stale = [
             CommitOperationDelete(name)
             for name in api.list_repo_files(repo_id)
-            if name not in additions and fnmatch.fnmatch(name, "model*.safetensors*")
+            if name not in additions and any(fnmatch.fnmatch(name, pattern) for pattern in REPLACED)
         ]
         commit = api.create_commit(repo_id, [*additions.values(), *stale], commit_message="Upload LLaVA-UHD v2")
         return commit.commit_url
