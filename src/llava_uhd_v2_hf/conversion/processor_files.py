@@ -9,9 +9,10 @@ from typing import Any
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
-
 from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .output_folder import read_json
 
 
@@ -37,7 +38,7 @@ def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTok
     if not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config, trust_remote_code=False)
     except Exception as error:  # each kind of file has its own
         raise ValueError(f"The tokenizer of {source} cannot be read; is a file truncated? ({error})") from error
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)

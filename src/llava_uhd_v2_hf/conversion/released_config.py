@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
-
-from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG
+from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG, LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .output_folder import read_json
 
 
@@ -90,7 +89,10 @@ def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
     """
     model_type = _require(values, "model_type")
     if model_type not in TEXT_CONFIGS:
-        raise ValueError(f"`model_type`={model_type!r} is not supported; it must be one of {', '.join(TEXT_CONFIGS)}.")
+        raise ValueError(
+            f"Expected a released LLaVA-UHD v2 checkpoint (`model_type` {' or '.join(TEXT_CONFIGS)}), but config.json "
+            f"says `model_type`={model_type!r}; give the folder or Hub id of a released one."
+        )
     config_class = TEXT_CONFIGS[model_type]
     # Llama's files may leave the base of the positions out, where it is the default; Qwen2's is another one
     for key in REQUIRED_TEXT_KEYS + (("rope_theta",) if config_class is Qwen2Config else ()):

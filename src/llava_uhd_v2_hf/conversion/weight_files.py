@@ -82,7 +82,10 @@ class WeightFiles:
                 weight_map = read_json(index).get("weight_map")
                 if not isinstance(weight_map, dict):
                     raise ValueError(f"{index} has no `weight_map`, the table of names and files it must hold.")
-                files = [folder / name for name in sorted(set(weight_map.values()))]
+                names = sorted(set(weight_map.values()))
+                if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+                    raise ValueError(f"{index} names files outside its folder: {', '.join(outside)}.")
+                files = [folder / name for name in names]
             absent = [path.name for path in files if not path.is_file()]
             if absent:
                 raise ValueError(
@@ -180,6 +183,11 @@ def stored_tensor(weights: WeightFiles, name: str) -> LazyTensor:
     return LazyTensor(weights.shapes[name], lambda: [weights.read(name)], (name,))
 
 
+def in_memory(name: str, tensor: Tensor) -> LazyTensor:
+    """A tensor to be written that is in memory already."""
+    return LazyTensor(tensor.shape, lambda: [tensor], (name,))
+
+
 def total_size(tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> int:
     """Bytes of all tensors in this dtype."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
@@ -254,10 +262,10 @@ def _write_file(
             is_finite = True
             for piece in split_into_pieces(tensor.read(), dtype):
                 is_finite = is_finite and bool(piece.isfinite().all())
-                data = memoryview(piece.flatten().view(torch.uint8).numpy())
-                digest.update(data)
-                file.write(data)
-                progress.update(len(data))
+                numbers = piece.flatten().view(torch.uint8).numpy().data
+                digest.update(numbers)
+                file.write(numbers)
+                progress.update(len(numbers))
             if not is_finite:
                 not_finite.append(name)
             if file.tell() != 8 + len(text) + header[name]["data_offsets"][1]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 
 
 INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
@@ -130,6 +131,18 @@ OPERATIONS = {
     # (3d, ...) <-> 3 tensors (d, ...)
     "split in thirds": Operation(lambda released: released[0].chunk(3), lambda ours: [torch.cat(tuple(ours))]),
 }
+
+
+class TensorMismatchError(ValueError):
+    """Raised where tensors do not fit a model; the message lists all problems, one a line.
+
+    Args:
+        summary: first line of the message, without its full stop.
+        problems: what is missing, unknown or of the wrong shape.
+    """
+
+    def __init__(self, summary: str, problems: Sequence[str]):
+        super().__init__(f"{summary}, {len(problems)} problem(s):\n" + "\n".join(problems))
 
 
 @dataclass(frozen=True)
@@ -274,7 +287,7 @@ def plan_weights(
         projector: configuration of our projector.
 
     Raises:
-        ValueError: if a tensor is missing, unknown or of the wrong shape; one message names all of them.
+        TensorMismatchError: if a tensor is missing, unknown or of the wrong shape.
     """
     rules = build_rules(our_shapes, projector)
     by_our_name = {name: rule for rule in rules for name in rule.ours}
@@ -284,9 +297,8 @@ def plan_weights(
     unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
     problems += [f"unknown: `{name}` {list(released_shapes[name])}" for name, reason in unused.items() if not reason]
     if problems:
-        raise ValueError(
-            f"The checkpoint's tensors do not fit the model that its config.json describes, {len(problems)} "
-            "problem(s):\n" + "\n".join(problems)
+        raise TensorMismatchError(
+            "The checkpoint's tensors do not fit the model that its config.json describes", problems
         )
     return WeightPlan(by_our_name, unused)
 
