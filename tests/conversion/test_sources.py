@@ -27,15 +27,15 @@ import sys
 from huggingface_hub import HfApi
 
 api = HfApi()
-for folder, repo_id in zip(sys.argv[1::2], sys.argv[2::2]):
+for repo_id, folder in zip(sys.argv[1::2], sys.argv[2::2]):
     api.create_repo(repo_id)
     api.upload_folder(repo_id=repo_id, folder_path=folder)
 """
 
 
-def publish(server, **folders):
-    """Pushes each folder to org/<keyword>."""
-    arguments = [word for name, folder in folders.items() for word in (str(folder), f"org/{name}")]
+def publish(server, folders):
+    """Pushes folders, by Hub id."""
+    arguments = [str(word) for item in folders.items() for word in item]
     done = server.run([sys.executable, "-c", PUBLISH, *arguments])
     assert done.returncode == 0, done.stderr
 
@@ -123,7 +123,7 @@ def test_an_index_names_files_of_its_folder_alone(tmp_path):
 
 @pytest.mark.slow
 def test_a_released_repository_is_converted_and_verified(server, released, tmp_path):
-    publish(server, released=released)
+    publish(server, {"org/released": released})
     command = ("convert", "org/released", tmp_path / "output", "--vision-config", VISION_CONFIG)
     result = run(server, *command, token="")
     assert result.returncode == 0, result.stderr
@@ -156,8 +156,9 @@ def test_other_repositories_are_refused_before_their_weights_are_downloaded(serv
     edit_json(tmp_path / "mlp/config.json", mm_projector_type="mlp2x_gelu")
     shutil.copytree(released, tmp_path / "bare")
     (tmp_path / "bare/config.json").unlink()
-    publish(server, llava=tmp_path / "llava", mlp=tmp_path / "mlp", bare=tmp_path / "bare")
-    before = sorted(path.name for path in tmp_path.iterdir())
+    publish(server, {f"org/{name}": tmp_path / name for name in ("llava", "mlp", "bare")})
+    work = tmp_path / "work"
+    work.mkdir()
     options = ["--vision-config", VISION_CONFIG]
     for name, words in {
         "org/llava": ("released LLaVA-UHD v2 checkpoint", "`model_type`='llava'"),
@@ -165,15 +166,15 @@ def test_other_repositories_are_refused_before_their_weights_are_downloaded(serv
         "org/bare": ("org/bare", "no config.json"),
         "org/none": ("There is no folder org/none, and the Hub has no such model", "hf auth login"),
     }.items():
-        assert_refused(run(server, "convert", name, tmp_path / "output", *options), *words)
-    assert_refused(run(server, "export-released", "org/llava", tmp_path / "output"), "llava_uhd_v2", "org/llava")
+        assert_refused(run(server, "convert", name, work / "output", *options), *words)
+    assert_refused(run(server, "export-released", "org/llava", work / "output"), "llava_uhd_v2", "org/llava")
     assert server.requests("GET", "/cdn/") == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_an_interrupted_download_continues(server, released, tmp_path):
-    publish(server, released=released)
+    publish(server, {"org/released": released})
     server.ask("/_test/faults", [{"method": "GET", "path": "/cdn/", "times": 100, "status": "drop"}])
     command = ("convert", "org/released", tmp_path / "output", "--vision-config", VISION_CONFIG)
     assert_refused(run(server, *command), "org/released", "can't be downloaded", "run the same command again")
@@ -195,7 +196,7 @@ def test_parts_and_bases_of_repositories(server, converted_checkpoint, authors_c
     torch.save(vision_model.state_dict(), tower / "pytorch_model.bin")  # as the Hub has CLIP
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(text)
     shutil.copytree(GOLDEN / "tokenizers/sentencepiece_llama_like", text, dirs_exist_ok=True)
-    publish(server, tower=tower, text=text, base=converted_checkpoint)
+    publish(server, {"org/tower": tower, "org/text": text, "org/base": converted_checkpoint})
 
     separators = ["--row-separator-id", 13, "--slice-separator-id", 44]
     result = run(server, "assemble", "org/text", "org/text", tmp_path / "output", *separators)
