@@ -142,8 +142,9 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
     output = output.resolve()
     prepare_output(output, "config.json")
     tower, text = open_source(vision_tower), open_source(text_model)
+    checkpoints = {"vision_tower": tower, "text_model": text}
     config, tokenizer, text_rows = build_assembled_config(tower, text, options)
-    for checkpoint in (tower, text):
+    for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
     shapes = model_shapes(config)
     files, rules = open_parts(text.folder, options.vdim, options.projector, shapes, text_rows, config)
@@ -166,9 +167,9 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
             partial,
             command="llava-uhd-v2 assemble",
             options=options.recorded(),
-            sources=_source_files(files, vision_tower=tower, text_model=text),
+            sources=_source_files(files, checkpoints),
             hashes=hashes,
-            repositories=repositories(vision_tower=tower, text_model=text),
+            repositories=repositories(checkpoints),
             initialised=names_by_value(origins).get("initialised", []),
         )
     print(f"Saved in {output}.")
@@ -209,8 +210,8 @@ def build_assembled_config(
     return config, tokenizer, text_rows
 
 
-def _source_files(files: dict[str, WeightFiles], **checkpoints: Source) -> dict[str, Path]:
-    """Every file that was read, by its part and name."""
+def _source_files(files: dict[str, WeightFiles], checkpoints: dict[str, Source]) -> dict[str, Path]:
+    """Returns every file that was read, by its part and name."""
     sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
     for part, checkpoint in checkpoints.items():
         sources |= {f"{part}/{path.name}": path for path in small_files(checkpoint.folder)}
@@ -225,7 +226,7 @@ def open_parts(
     text_rows: int,
     config: LlavaUhdV2Config,
 ) -> tuple[dict[str, WeightFiles], dict[str, list[Rule]]]:
-    """The files of every part that is read tensor by tensor, and the rules for its names.
+    """Opens the files of every part that is read tensor by tensor; returns them and the rules for their names.
 
     Args:
         text_model, vdim, projector: of [`assemble`].
@@ -254,7 +255,7 @@ def gather_tensors(
     shapes: dict[str, list[int]],
     dtype: torch.dtype,
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Every tensor of the model and the part that it is from; a later part takes the place of an earlier one."""
+    """Returns every tensor of the model and its part, both by name; a later part replaces an earlier one."""
     tensors: dict[str, LazyTensor] = {}
     origins: dict[str, str] = {}
     for origin, part in new.items():
@@ -277,7 +278,7 @@ def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfi
 
 
 def _normalisation(vision_tower: Path) -> dict[str, Any]:
-    """Mean and standard deviation of the pixels that the tower was trained on, where its folder says them."""
+    """Reads mean and standard deviation of the pixels that the tower was trained on, where its folder has them."""
     path = vision_tower / IMAGE_PROCESSOR_NAME
     values = read_json(path) if path.is_file() else {}
     return {key: values[key] for key in ("image_mean", "image_std") if key in values}
@@ -289,7 +290,7 @@ def _refuse(part: str, problems: list[str]) -> None:
 
 
 def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor]:
-    """The tensors of the vision tower under our names, read by its own class, which knows the names in older files.
+    """Loads the vision tower by its own class, which knows the names in older files; returns its tensors by our names.
 
     Raises:
         ValueError: if a tensor is missing or of the wrong shape.
@@ -304,7 +305,7 @@ def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor
 def text_rules(
     text_shapes: dict[str, list[int]], shapes: dict[str, list[int]], text_config: PreTrainedConfig
 ) -> list[Rule]:
-    """Rules for the language model, by the names of its own class.
+    """Returns rules for the language model, by the names of its own class.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -327,7 +328,7 @@ def text_rules(
 def vdim_rules(
     vdim_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
-    """Rules for the up-sampler's pre-training file, ours or the authors'; what served training alone is left out.
+    """Returns rules for the up-sampler's pre-training file, ours or the authors', without what served training alone.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -349,7 +350,7 @@ def vdim_rules(
 def projector_rules(
     projector_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
-    """Rules for the projector after stage 1; what is never used is left out.
+    """Returns rules for the projector after stage 1; what is never used is left out.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -370,7 +371,7 @@ def _unknown(names: Set[str], rules: list[Rule]) -> list[str]:
 
 
 def initial_projector(config: LlavaUhdV2Config, seed: int) -> dict[str, torch.Tensor]:
-    """The tensors of a new projector, by name, as the model itself initialises them."""
+    """Returns the tensors of a new projector, by name, as the model itself initialises them."""
     with torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
     projector = model.model.visual.projector.float().to_empty(device="cpu")

@@ -113,7 +113,7 @@ def convert_checkpoint(
             options={"vision_config": vision_config, "dtype": dtype, "skip_tokenizer": skip_tokenizer},
             sources=sources,
             hashes=hashes,
-            repositories=repositories(source=checkpoint),
+            repositories=repositories({"source": checkpoint}),
             unused=names_by_value(plan.unused),
         )
     print(f"Saved in {output}.")
@@ -128,7 +128,7 @@ def _report(values: dict[str, Any], config: LlavaUhdV2Config, plan: WeightPlan) 
 
 
 def released_names(plan: WeightPlan) -> list[str]:
-    """The released tensors that are used."""
+    """Returns the released tensors that are used."""
     return sorted({name for rule in plan.rules.values() for name in rule.released})
 
 
@@ -142,7 +142,7 @@ def _refuse_untied_head(weights: WeightFiles) -> None:
 
 
 def choose_dtype(dtypes: dict[str, str], dtype: str | None) -> torch.dtype:
-    """The dtype to write: the one that was asked for, or that of all weights.
+    """Returns the dtype to write: the one that was asked for, or that of all weights.
 
     Args:
         dtypes: name of the dtype of every weight, by name.
@@ -163,12 +163,12 @@ def choose_dtype(dtypes: dict[str, str], dtype: str | None) -> torch.dtype:
 
 
 def widest_dtype(dtypes: dict[str, str]) -> torch.dtype:
-    """The dtype of all weights, or float32 where there are several: nothing is rounded."""
+    """Returns the dtype of all weights, or float32 where there are several: nothing is rounded."""
     return choose_dtype(dtypes, None if len(set(dtypes.values())) == 1 else "float32")
 
 
 def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[int], dtype: torch.dtype) -> LazyTensor:
-    """One of our tensors, by its rule, with the rows that are to be added to embeddings.
+    """Returns one of our tensors, by its rule, with the rows that are to be added to embeddings.
 
     Args:
         weights: the released ones.
@@ -186,7 +186,7 @@ def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[in
 
 
 def new_rows(name: str, table: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Rows to add to an embedding table, (count, d).
+    """Returns rows to add to an embedding table, (count, d).
 
     Those of the input embeddings are the mean of the others, so that no other row equals them; those of the output
     embeddings are zero, so that no other logit changes.

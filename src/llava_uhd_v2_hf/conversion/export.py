@@ -95,7 +95,7 @@ def export_checkpoint(source: str | Path, output: Path, *, vision_tower: str = f
             options={"vision_tower": Path(vision_tower)},
             sources={path.name: path for path in [*weights.paths, *small_files(folder)]},
             hashes=hashes,
-            repositories=repositories(source=checkpoint),
+            repositories=repositories({"source": checkpoint}),
             filled=names_by_value({name: origin for name, origin in origins.items() if origin != OURS}),
         )
     _report(origins, config.text_config.vocab_size - rows)
@@ -137,7 +137,7 @@ def refuse_other_tensors(weights: WeightFiles, shapes: dict[str, list[int]]) -> 
 
 
 def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
-    """Rows of the embeddings without those at their end that a conversion would add again just so."""
+    """Counts the rows of the embeddings without those at their end that a conversion would add again just so."""
     tables = [name for name in (INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS) if name in weights.shapes]
     embeddings = weights.read(INPUT_EMBEDDINGS)
     rows = len(embeddings)
@@ -156,7 +156,7 @@ def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
 def exported_tensors(
     weights: WeightFiles, config: LlavaUhdV2Config, rows: int
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Every tensor of the released layout, and where it comes from, both by name.
+    """Returns every tensor of the released layout, and where it comes from, both by name.
 
     Args:
         weights: ours.
@@ -207,7 +207,7 @@ def _fill(shape: list[int], filling: str, generator: torch.Generator) -> Tensor:
 
 
 def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows: int) -> None:
-    """The tokenizer, and the generation config without what a conversion adds."""
+    """Writes the tokenizer, and the generation config without what a conversion adds."""
     tokenizer = None
     if any((source / name).is_file() for name in TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -124,7 +124,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
             options={"base": Path(base) if checkpoint.revision is None else base},
             sources={path.name: path for path in [*paths, source / ADAPTER_CONFIG]},
             hashes=hashes,
-            repositories=repositories(base=checkpoint),
+            repositories=repositories({"base": checkpoint}),
             unused=names_by_value(unused),
         )
     print(f"Saved in {output}.")
@@ -133,7 +133,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
 def adapter_tensors(
     adapter: WeightFiles, model: LlavaUhdV2ForConditionalGeneration
 ) -> tuple[dict[str, LazyTensor], list[str]]:
-    """The low-rank tensors under our names, and the names of the layers that they adapt.
+    """Returns the low-rank tensors under our names, and the names of the layers that they adapt.
 
     Raises:
         TensorMismatchError: if there is a tensor that adapts no linear layer of the language model or vision tower,
@@ -162,7 +162,7 @@ def adapter_tensors(
 
 
 def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[Rule], dict[str, str]]:
-    """Rules for the parts that were trained in full, and why the others are left out, by name.
+    """Returns rules for the parts that were trained in full, and why the others are left out, by name.
 
     Raises:
         TensorMismatchError: if a tensor is unknown, of the wrong shape, or comes without others that ours is made of.
@@ -188,7 +188,7 @@ def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[R
 
 
 def complete_modules(model: LlavaUhdV2ForConditionalGeneration, names: set[str]) -> list[str]:
-    """The largest modules all of whose tensors are among `names`, and which together hold them all.
+    """Returns the largest modules all of whose tensors are among `names`, and which together hold them all.
 
     PEFT saves whole modules that it can call, so lists of modules are taken apart.
 

@@ -30,7 +30,7 @@ SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p",
 
 
 def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, sentencepiece or fast, with the image token, a chat template and padding on the left.
+    """Loads a tokenizer, sentencepiece or fast, and adds the image token, a chat template and padding on the left.
 
     Raises:
         ValueError: if the folder has no tokenizer, it cannot be read, or there is no chat template for the text model.
@@ -55,7 +55,7 @@ def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTok
 def build_processor(
     config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, **image_values: Any
 ) -> LlavaUhdV2Processor | LlavaUhdV2ImageProcessor:
-    """The processor of a model, or without tokenizer its image processor alone.
+    """Builds the processor of a model, or without tokenizer its image processor alone.
 
     Args:
         config: the model's.
@@ -107,7 +107,7 @@ def _content_of(token: Any) -> Any:
 
 
 def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int) -> set[int]:
-    """The image token and every id that stands for no text.
+    """Returns the image token and every id that stands for no text.
 
     Args:
         config: the model's.
@@ -124,7 +124,7 @@ def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase
 def build_generation_config(
     source: Path, config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int
 ) -> GenerationConfig:
-    """The source's, which besides never generates the image token or an id that stands for no text."""
+    """Builds the generation config: the source's, which also suppresses the image token and ids without text."""
     values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if (source / GENERATION_CONFIG_NAME).is_file():
         values |= read_json(source / GENERATION_CONFIG_NAME)

@@ -82,7 +82,7 @@ RELEASED_LEVELS = ([0, 1], [0, 2], [0, 1, 2])  # with other masks the released c
 
 
 def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
-    """The text model's own configuration, out of the released one that has everything in one table.
+    """Builds the text model's own configuration from the released one that has everything in one table.
 
     Raises:
         ValueError: if the text model is not supported or a needed key is missing.
@@ -102,8 +102,8 @@ def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
 
 
 def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrainedConfig:
-    """The vision tower's configuration: from a file, or from the folder that `mm_vision_tower` names, or the one tower
-    whose shape is known.
+    """Builds the vision tower's configuration: from a file, from the folder that `mm_vision_tower` names, or that of
+    the one tower whose shape is known.
 
     Raises:
         ValueError: if the tower is not known and there is no file, or if it is not as wide as the released one.
@@ -136,7 +136,7 @@ def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrained
 def build_config(
     values: dict[str, Any], text_config: PreTrainedConfig, vision_config: PreTrainedConfig, image_token_id: int
 ) -> LlavaUhdV2Config:
-    """Our configuration, out of the released one and its parts.
+    """Builds our configuration from the released one and its parts.
 
     Raises:
         ValueError: if a key is missing or has a value that our model does not compute.
@@ -177,7 +177,7 @@ def _require(values: dict[str, Any], key: str) -> Any:
 
 
 def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> dict[str, Any]:
-    """The released config.json, out of our configuration.
+    """Builds the released config.json from our configuration.
 
     Args:
         config: ours.

@@ -5,7 +5,7 @@ config.json comes first and alone, so that a repository of another model is refu
 Everything goes to the cache of huggingface_hub, which continues an interrupted download. No code is downloaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +88,8 @@ def open_source(name: str | Path) -> Source:
     return Source(str(name), snapshot, revision=snapshot.name)
 
 
-def repositories(**sources: Source) -> dict[str, str]:
-    """Returns `"org/name@commit"` of the sources that are Hub repositories, by their keyword."""
+def repositories(sources: Mapping[str, Source]) -> dict[str, str]:
+    """Returns `"org/name@commit"` of the sources that are Hub repositories, by the same keys."""
     return {key: f"{source.name}@{source.revision}" for key, source in sources.items() if source.revision}
 
 

@@ -114,7 +114,7 @@ def _sort_out(source: Source, output: Source) -> tuple[Source, Source]:
 
 
 def config_differences(released: dict[str, Any], config: LlavaUhdV2Config) -> list[str]:
-    """Where our configuration is not what the released config.json says."""
+    """Lists where our configuration is not what the released config.json says."""
     text_config = build_text_config(released)
     text_config.vocab_size = config.text_config.vocab_size
     expected = build_config(released, text_config, config.vision_config, config.image_token_id)
@@ -134,7 +134,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def largest_difference(expected: LazyTensor, tensor: Tensor) -> float:
-    """The largest absolute difference, 0 for tensors that are equal bit for bit; infinity for another shape."""
+    """Returns the largest absolute difference: 0 where all bits are equal, infinity where the shapes differ."""
     if list(expected.shape) != list(tensor.shape):
         return float("inf")
     largest, start = 0.0, 0
@@ -149,7 +149,7 @@ def largest_difference(expected: LazyTensor, tensor: Tensor) -> float:
 
 @torch.no_grad()
 def logits_difference(model: torch.nn.Module, path: Path) -> float:
-    """The largest absolute difference of the model's logits from those in a file, padding left out."""
+    """Returns the largest absolute difference of the model's logits from those in a file, padding left out."""
     recorded = load_file(path)
     expected = recorded.pop("logits").float()
     mask = recorded.get("attention_mask", torch.ones_like(recorded["input_ids"])).bool()
