@@ -1,6 +1,10 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-from llava_uhd_v2_hf.conversion.convert import app
+"""The command `llava-uhd-v2 convert` as a script."""
+
+import typer
+
+from llava_uhd_v2_hf.cli.conversion import convert
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(convert)

@@ -174,7 +174,7 @@ def test_folder_without_a_checkpoint(photo, tmp_path):
 
 def test_checkpoint_that_is_not_converted(authors_checkpoint, photo):
     result = run("ask", "What?", "--model", authors_checkpoint, "--image", photo)
-    assert_one_line(result, authors_checkpoint, "llava_llama", "convert_checkpoint.py")
+    assert_one_line(result, authors_checkpoint, "llava_llama", "`llava-uhd-v2 convert`")
 
 
 def test_inspect_prints_the_facts_and_draws(photo, tmp_path):

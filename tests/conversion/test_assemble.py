@@ -23,8 +23,8 @@ from transformers import (
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.conversion import assemble as assembling
-from llava_uhd_v2_hf.conversion.assemble import assemble, vdim_rules
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, projector_rules, vdim_rules
 from llava_uhd_v2_hf.conversion.weight_map import model_shapes
 from tests.support.checkpoints import edit_json, read_weights, write_released
 from tests.support.paths import GOLDEN
@@ -74,7 +74,7 @@ def llama(tmp_path_factory):
 @pytest.fixture(scope="module")
 def assembled(clip, llama, tmp_path_factory):
     output = tmp_path_factory.mktemp("assembled") / "model"
-    assemble(clip, llama, output, **OPTIONS)
+    assemble(clip, llama, output, AssemblyOptions(**OPTIONS))
     return output
 
 
@@ -122,8 +122,8 @@ def test_new_weights_are_the_models_own(assembled):
 
 
 def test_the_seed_decides_the_new_weights(clip, llama, assembled, tmp_path):
-    assemble(clip, llama, tmp_path / "same", **OPTIONS)
-    assemble(clip, llama, tmp_path / "other", seed=1, **OPTIONS)
+    assemble(clip, llama, tmp_path / "same", AssemblyOptions(**OPTIONS))
+    assemble(clip, llama, tmp_path / "other", AssemblyOptions(seed=1, **OPTIONS))
     first = (assembled / "model.safetensors").read_bytes()
     assert first == (tmp_path / "same/model.safetensors").read_bytes()
     assert first != (tmp_path / "other/model.safetensors").read_bytes()
@@ -142,7 +142,7 @@ def test_processor_and_configuration(assembled):
 
 
 def test_vdim_file_fills_the_upsampler(clip, llama, assembled, vdim_file, tmp_path):
-    assemble(clip, llama, tmp_path / "model", vdim=vdim_file, dtype="float32", **OPTIONS)
+    assemble(clip, llama, tmp_path / "model", AssemblyOptions(vdim=vdim_file, dtype="float32", **OPTIONS))
     ours, state = read_weights(tmp_path / "model"), torch.load(vdim_file)["state_dict"]
     upsampler = PROJECTOR + "upsampler."
     assert torch.equal(ours[upsampler + "stages.1.range_temperature"], state["upsampler.up2.range_temp"].reshape(1))
@@ -165,7 +165,7 @@ def test_projector_names_are_the_recorded_ones(reference, name):
     width, heads = recorded["language_config"]["hidden_size"], recorded["language_config"]["num_attention_heads"]
     text_config = {"model_type": "llama", "hidden_size": width, "num_attention_heads": heads, "vocab_size": 30000}
     config = LlavaUhdV2Config(text_config=text_config, image_token_id=5)
-    rules = assembling.projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
+    rules = projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
     ours = {name for rule in rules for name in rule.ours}
     assert ours == {name for name in model_shapes(config) if name.startswith(PROJECTOR)}
 
@@ -177,7 +177,8 @@ def test_projector_after_stage_1_wins_over_vdim(clip, reference, vdim_file, tmp_
     text = tmp_path / "text"
     LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(text)
     shutil.copytree(GOLDEN / "tokenizers/sentencepiece_llama_like", text, dirs_exist_ok=True)
-    assemble(clip, text, tmp_path / "model", vdim=vdim_file, projector=tmp_path / "mm_projector.bin", **OPTIONS)
+    options = AssemblyOptions(vdim=vdim_file, projector=tmp_path / "mm_projector.bin", **OPTIONS)
+    assemble(clip, text, tmp_path / "model", options)
     ours = read_weights(tmp_path / "model")
     queries = torch.stack([projector[f"model.mm_projector.query_{index}"] for index in range(1, 5)]).float()
     assert torch.equal(ours[PROJECTOR + "window_attention.queries"], queries)
@@ -190,7 +191,8 @@ def test_other_towers_and_tied_language_models(llama, tmp_path):
     text = tmp_path / "qwen"
     Qwen2ForCausalLM(Qwen2Config(**TEXT, tie_word_embeddings=True)).save_pretrained(text)
     shutil.copytree(GOLDEN / "tokenizers/byte_level_qwen_like", text, dirs_exist_ok=True)
-    assemble(tmp_path / "vision_only", text, tmp_path / "tied", levels=(0, 2), token_layout="sequential", **OPTIONS)
+    options = AssemblyOptions(levels=(0, 2), token_layout="sequential", **OPTIONS)
+    assemble(tmp_path / "vision_only", text, tmp_path / "tied", options)
     model, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "tied", output_loading_info=True)
     assert not any(report.values()), report
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -199,7 +201,7 @@ def test_other_towers_and_tied_language_models(llama, tmp_path):
 
     dino = {key: value for key, value in TOWER.items() if key != "intermediate_size"}
     AutoModel.from_config(Dinov2Config(**dino)).save_pretrained(tmp_path / "dino")
-    assemble(tmp_path / "dino", llama, tmp_path / "dino_llama", **OPTIONS)
+    assemble(tmp_path / "dino", llama, tmp_path / "dino_llama", AssemblyOptions(**OPTIONS))
     _, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "dino_llama", output_loading_info=True)
     assert not any(report.values()), report
 
@@ -207,7 +209,7 @@ def test_other_towers_and_tied_language_models(llama, tmp_path):
 def refused(*arguments, match, **options):
     *_, output = arguments
     with pytest.raises(ValueError, match=match):
-        assemble(*arguments, **OPTIONS | options)
+        assemble(*arguments, AssemblyOptions(**OPTIONS | options))
     assert not output.exists()
 
 
@@ -231,10 +233,10 @@ def test_bad_parts_are_refused(clip, llama, vdim_file, tmp_path):
 
 
 def test_command(clip, llama, tmp_path):
-    command = [str(clip), str(llama), str(tmp_path / "output"), "--slice-separator-id", "44"]
-    result = CliRunner().invoke(assembling.app, [*command, "--levels", "two"])
+    command = ["assemble", str(clip), str(llama), str(tmp_path / "output"), "--slice-separator-id", "44"]
+    result = CliRunner().invoke(app, [*command, "--levels", "two"])
     assert result.exit_code == 1 and "--levels" in result.output
-    result = CliRunner().invoke(assembling.app, [*command, "--levels", "0,2"])
+    result = CliRunner().invoke(app, [*command, "--levels", "0,2"])
     assert result.exit_code == 0, result.output
     assert "tensors: initialised" in result.output
     assert json.loads((tmp_path / "output/config.json").read_text())["projector_config"]["levels"] == [0, 2]

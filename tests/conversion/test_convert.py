@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
-from llava_uhd_v2_hf.conversion import convert as conversion
+from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.conversion import weight_files
 from llava_uhd_v2_hf.conversion.released_config import build_config, build_text_config, build_vision_config
 from llava_uhd_v2_hf.conversion.weight_map import build_rules, model_shapes, plan_weights, with_rows
@@ -363,7 +363,7 @@ def test_refuses_incomplete_folders(source):
 def test_wrong_values_are_one_message(source, tmp_path):
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "hidden_size": str(config["hidden_size"])}))
-    result = CliRunner().invoke(conversion.app, [str(source), str(tmp_path / "output")])
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "output")])
     assert result.exit_code == 1 and result.stderr.startswith("Error: ") and "hidden_size" in result.stderr
     assert not (tmp_path / "output").exists()
 
@@ -387,13 +387,11 @@ def test_leaves_a_used_folder_alone(source, tmp_path):
 
 def test_command(source, tmp_path):
     (tmp_path / "output").mkdir()
-    command = [str(source), str(tmp_path / "output"), "--skip-tokenizer", "--dtype", "float16"]
-    result = CliRunner().invoke(conversion.app, command)
+    command = ["convert", str(source), str(tmp_path / "output"), "--skip-tokenizer", "--dtype", "float16"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "`mm_hidden_size`=64" in result.output
-    result = CliRunner().invoke(
-        conversion.app, [*command, "--vision-config", str(source / "vision_tower_config.json")]
-    )
+    result = CliRunner().invoke(app, [*command, "--vision-config", str(source / "vision_tower_config.json")])
     assert result.exit_code == 0, result.output
     assert "sequential" in result.output and "float16" in result.output
     assert (tmp_path / "output/config.json").is_file()

@@ -1,25 +1,39 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The commands of docs/conversion.md run as printed, one after the other, on tiny checkpoints under their names."""
+"""The commands of docs/conversion.md run as printed, one after the other, on tiny checkpoints under their names.
 
-import importlib
+The scripts of convert/ take the same arguments.
+"""
+
 import json
+import os
 import re
 import shlex
 import shutil
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+from llava_uhd_v2_hf.cli.app import app
 from tests.conversion.test_lora import PREFIX, low_rank
+from tests.conversion.test_sources import publish
 from tests.support.checkpoints import edit_json, read_weights, write_logits, write_released
+from tests.support.hub_process import CLI
 from tests.support.paths import ROOT
 
 
 TEXT = (ROOT / "docs/conversion.md").read_text()
-SCRIPTS = ("convert_checkpoint", "export_checkpoint", "assemble", "convert_lora", "verify_checkpoint")
+SCRIPTS = {
+    "convert_checkpoint": "convert",
+    "export_checkpoint": "export-released",
+    "assemble": "assemble",
+    "convert_lora": "convert-lora",
+    "verify_checkpoint": "verify",
+}
+HUB_ID = re.compile(r"(org|openai|lmsys)/[\w.-]+")
 
 
 def blocks(language):
@@ -68,24 +82,64 @@ def folder(reference, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_script_has_a_command():
-    assert {Path(shlex.split(command)[1]).stem for command in commands()} == {*SCRIPTS, "convert_7b"}
-    assert {path.stem for path in (ROOT / "convert").glob("*.py")} >= set(SCRIPTS)
+def test_every_command_is_documented_and_has_its_script():
+    assert {shlex.split(command)[1] for command in commands()} == {*SCRIPTS.values(), "benchmarks/convert_7b.py"}
+    assert {path.stem for path in (ROOT / "convert").glob("*.py")} == SCRIPTS.keys()
+    assert all(len(path.read_text().splitlines()) <= 10 for path in (ROOT / "convert").glob("*.py"))
 
 
 def test_commands_and_snippet_run_as_printed(folder):
+    ran = 0
     for command in commands():
-        program, script, *arguments = shlex.split(command)
-        assert program == "python" and (ROOT / script).is_file()
-        if script.startswith("benchmarks/"):
+        program, name, *arguments = shlex.split(command)
+        if name == "benchmarks/convert_7b.py":
             continue  # test_convert_at_scale.py runs it
+        assert program == "llava-uhd-v2"
+        if any(HUB_ID.fullmatch(argument) for argument in arguments):
+            continue  # the next test runs it
         if "--logits" in arguments:
             write_logits(folder / "llava-uhd-v2-vicuna-7b", folder / "logits.safetensors")
-        app = importlib.import_module(Path(script).stem).app
-        result = CliRunner().invoke(app, arguments)
+        result = CliRunner().invoke(app, [name, *arguments])
         assert result.exit_code == 0, f"{command}\n{result.output}"
+        ran += 1
+    assert ran >= 11
     [snippet] = blocks("python")
     exec(snippet, namespace := {})  # noqa: S102
     merged = namespace["model"].state_dict()["model.language_model.layers.0.self_attn.q_proj.weight"]
     before = read_weights(folder / "llava-uhd-v2-vicuna-7b")["model.language_model.layers.0.self_attn.q_proj.weight"]
     assert not torch.equal(merged, before)
+
+
+@pytest.mark.slow
+def test_commands_with_hub_ids_run_as_printed(folder, server, converted_checkpoint):
+    folders = {
+        "org/llava-uhd-v2-vicuna-7b-released": folder / "llava-uhd-v2-vicuna-7b-released",
+        "openai/clip-vit-large-patch14-336": folder / "clip-vit-large-patch14-336",
+        "lmsys/vicuna-7b-v1.5": folder / "vicuna-7b-v1.5",
+        "org/llava-uhd-v2-vicuna-7b": converted_checkpoint,
+    }
+    publish(server, folders)
+    with_ids = [command for command in commands() if any(map(HUB_ID.fullmatch, shlex.split(command)))]
+    assert {word for command in with_ids for word in shlex.split(command) if HUB_ID.fullmatch(word)} == folders.keys()
+    for command in with_ids:
+        result = server.run([*CLI, *shlex.split(command)[1:]], cwd=folder)
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+
+
+def options_of(help_text):
+    return set(re.findall(r"--[a-z-]+", help_text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_take_the_arguments_of_their_command(script):
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    run = [sys.executable, ROOT / f"convert/{script}.py"]
+    shown = subprocess.run([*run, "--help"], capture_output=True, text=True, env=environment)
+    expected = CliRunner().invoke(app, [SCRIPTS[script], "--help"], env=environment).output
+    assert shown.returncode == 0 and f"{script}.py" in shown.stdout
+    assert options_of(shown.stdout) == options_of(expected)
+    missing = subprocess.run([*run, *["missing"] * expected.count("[required]")], capture_output=True, text=True)
+    result = CliRunner().invoke(app, [SCRIPTS[script], *["missing"] * expected.count("[required]")])
+    assert missing.returncode == result.exit_code != 0
+    assert "missing" in missing.stderr and "Traceback" not in missing.stderr

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from typer.testing import CliRunner
 
+from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.conversion import export as exporting
 from llava_uhd_v2_hf.conversion.convert import released_names
 from llava_uhd_v2_hf.conversion.export import export_checkpoint, exported_tensors
@@ -61,7 +62,7 @@ def test_names_and_shapes_are_exactly_the_released_ones(reference, name, monkeyp
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
     }
     config = build_config(values, build_text_config(values), build_vision_config(values, None), 13)
-    monkeypatch.setattr(exporting, "_fill", lambda *_: None)
+    monkeypatch.setattr(exporting, "_fill", lambda shape, *_: torch.empty(shape, device="meta"))
     tensors, origins = exported_tensors(None, config, config.text_config.vocab_size)
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == recorded["model"]
     assert origins.keys() == tensors.keys()
@@ -99,11 +100,11 @@ def test_every_used_tensor_comes_back_and_unused_ones_are_filled(released, ours,
 
 
 def test_table_says_how_unused_tensors_were_filled(converted_checkpoint, tmp_path):
-    result = CliRunner().invoke(exporting.app, [str(converted_checkpoint), str(tmp_path / "exported")])
+    result = CliRunner().invoke(app, ["export-released", str(converted_checkpoint), str(tmp_path / "exported")])
     assert result.exit_code == 0, result.output
     assert "55  copied from the vision tower" in result.output
     assert "initialised (normal): model.mm_projector.kv_proj.weight" in result.output
-    result = CliRunner().invoke(exporting.app, [str(tmp_path / "exported"), str(tmp_path / "again")])
+    result = CliRunner().invoke(app, ["export-released", str(tmp_path / "exported"), str(tmp_path / "again")])
     assert result.exit_code == 1
     assert "`model_type`='llava_llama'" in result.output
 

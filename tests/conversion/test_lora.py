@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
-from llava_uhd_v2_hf.conversion.lora import app, convert_lora
+from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.conversion.lora import convert_lora
 from llava_uhd_v2_hf.conversion.weight_map import build_rules
 from llava_uhd_v2_hf.training.adapters import merge_adapter
 from tests.support.checkpoints import edit_json, read_weights
@@ -195,8 +196,9 @@ def test_bad_folders_are_refused(source, converted_checkpoint, released):
 
 
 def test_command(source, converted_checkpoint, tmp_path):
-    result = CliRunner().invoke(app, [str(source), str(converted_checkpoint), str(tmp_path / "adapter")])
+    command = ["convert-lora", str(source)]
+    result = CliRunner().invoke(app, [*command, str(converted_checkpoint), str(tmp_path / "adapter")])
     assert result.exit_code == 0, result.output
     assert "6 adapted layers; trained in full: model.visual.projector." in result.output
-    result = CliRunner().invoke(app, [str(source), str(source.parent), str(tmp_path / "other")])
+    result = CliRunner().invoke(app, [*command, str(source.parent), str(tmp_path / "other")])
     assert result.exit_code == 1

@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.conversion.export import export_checkpoint
-from llava_uhd_v2_hf.conversion.verify import app, verify_checkpoint
+from llava_uhd_v2_hf.conversion.verify import verify_checkpoint
 from tests.support.checkpoints import convert, edit_json, read_weights, write_logits, write_released
 
 
@@ -25,7 +26,7 @@ def checkpoint(converted_checkpoint, tmp_path):
 
 
 def run(*arguments):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, ["verify", *map(str, arguments)])
     return result.exit_code, result.output
 
 

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 
 # not all functions of transformers itself are annotated
 OPTIONS = ("--strict", "--allow-untyped-calls")
-SOURCES = ("LICENSE", "README.md", "model_cards", "pyproject.toml", "setup.cfg", "src")
+SOURCES = ("LICENSE", "README.md", "model_cards", "pyproject.toml", "setup.cfg", "setup.py", "src")
 
 MISTAKES = """
 from PIL import Image

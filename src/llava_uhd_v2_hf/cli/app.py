@@ -4,6 +4,7 @@
 import typer
 
 from .ask import ask, demo
+from .conversion import assemble, convert, convert_lora, export_released, verify
 from .hub import export, push
 from .pictures import inspect, visualize
 from .serving import serve
@@ -18,7 +19,10 @@ def main() -> None:
     """Ask LLaVA-UHD v2 models about high-resolution images."""
 
 
-for command in (ask, inspect, export, push, visualize, demo, serve, merge):
+for command in (
+    *(ask, inspect, export, push, visualize, demo, serve, merge),
+    *(convert, verify, assemble, export_released, convert_lora),
+):
     app.command()(command)
 app.command(no_args_is_help=True)(train)
 app.add_typer(data, name="data")

@@ -1,31 +1,36 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Builds a checkpoint to be trained, from a vision tower and a language model.
 
-    python convert/assemble.py VISION_TOWER TEXT_MODEL OUTPUT [--vdim FILE] [--projector FILE]
-
 The projector is new, as the model itself initialises it, unless its files are given: the up-sampler's pre-training
-file (--vdim), ours (`llava-uhd-v2 train vdim`) or the authors', and the authors' projector after stage 1
-(--projector). Where both have a tensor, the projector's is taken.
+file, ours (`llava-uhd-v2 train vdim`) or the authors', and the authors' projector after stage 1. Where both have a
+tensor, the projector's is taken.
 """
 
 from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import typer
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
-    errors_as_messages,
     names_by_value,
     read_json,
     small_files,
@@ -40,13 +45,15 @@ from .processor_files import (
     load_tokenizer,
 )
 from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
-from .weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from .sources import Source, open_source, repositories
+from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     PROJECTOR,
     UPSAMPLER,
     VDIM_PREFIX,
     VDIM_UNUSED,
     Rule,
+    TensorMismatchError,
     build_rules,
     model_shapes,
     reason_to_leave_out,
@@ -61,30 +68,11 @@ OUR_VDIM = ("stages.", "fixups.")  # how names begin in the file of `llava-uhd-v
 BUFFERS = ("*.position_ids", "*.inv_freq")  # computed, though some files hold them
 
 
-def assemble(
-    vision_tower: Path,
-    text_model: Path,
-    output: Path,
-    *,
-    vdim: Path | None = None,
-    projector: Path | None = None,
-    levels: tuple[int, ...] = (0, 1, 2),
-    upsampler: Literal["vdim", "bilinear"] = "vdim",
-    query_grid: tuple[int, int] = (12, 12),
-    num_query_sets: int = 4,
-    max_slices: int = MAX_SLICES,
-    token_layout: Literal["spatial", "sequential"] = "spatial",
-    row_separator_id: int = ROW_SEPARATOR_ID,
-    slice_separator_id: int = SLICE_SEPARATOR_ID,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-    seed: int = 0,
-) -> None:
-    """Puts a checkpoint together in the folder `output`.
+@dataclass(frozen=True)
+class AssemblyOptions:
+    """Pre-trained parts and shape of the checkpoint that [`assemble`] builds.
 
     Args:
-        vision_tower: folder of a CLIP (whole, or its vision part), SigLIP or DINOv2 model.
-        text_model: folder of a causal language model and its tokenizer.
-        output: folder to write; it must not exist, or be empty.
         vdim: pre-training file of the up-sampler: vdim.safetensors of `llava-uhd-v2 train vdim`, or the authors'.
         projector: the authors' projector after stage 1.
         levels: of the pyramid.
@@ -97,67 +85,135 @@ def assemble(
         slice_separator_id: token of the text model whose embedding separates slices.
         dtype: of all weights; by default that of the text model's.
         seed: of the new weights' random numbers.
+    """
+
+    vdim: Path | None = None
+    projector: Path | None = None
+    levels: tuple[int, ...] = (0, 1, 2)
+    upsampler: str = "vdim"
+    query_grid: tuple[int, int] = (12, 12)
+    num_query_sets: int = 4
+    max_slices: int = MAX_SLICES
+    token_layout: Literal["spatial", "sequential"] = "spatial"
+    row_separator_id: int = ROW_SEPARATOR_ID
+    slice_separator_id: int = SLICE_SEPARATOR_ID
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    seed: int = 0
+
+    def projector_values(self) -> dict[str, Any]:
+        """Returns the keys of `projector_config` in config.json."""
+        return {
+            "levels": list(self.levels),
+            "upsampler": self.upsampler,
+            "query_grid": list(self.query_grid),
+            "num_query_sets": self.num_query_sets,
+        }
+
+    def layout_values(self) -> dict[str, Any]:
+        """Returns the keys of config.json that say how tokens are ordered and separated."""
+        return {
+            "token_layout": self.token_layout,
+            "row_separator_id": self.row_separator_id,
+            "slice_separator_id": self.slice_separator_id,
+        }
+
+    def recorded(self) -> dict[str, Any]:
+        """Returns the options that conversion.json lists; files are among its sources."""
+        rest = {"max_slices": self.max_slices, "dtype": self.dtype, "seed": self.seed}
+        return self.projector_values() | self.layout_values() | rest
+
+
+def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, options: AssemblyOptions) -> None:
+    """Builds a checkpoint in the folder `output`.
+
+    Args:
+        vision_tower: folder or Hub id of a CLIP (whole, or its vision part), SigLIP or DINOv2 model.
+        text_model: folder or Hub id of a causal language model and its tokenizer.
+        output: folder to write; it must not exist, or be empty.
+        options: pre-trained parts and shape.
 
     Raises:
+        OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, or a part is missing, unreadable, not supported
             or does not fit the others. Nothing is left in `output` then.
-        OSError: if `output` does not fit on its disk.
     """
     output = output.resolve()
     prepare_folder(output, "config.json")
-    projector_config = {
-        "levels": list(levels),
-        "upsampler": upsampler,
-        "query_grid": list(query_grid),
-        "num_query_sets": num_query_sets,
-    }
-    layout = {
-        "token_layout": token_layout,
-        "row_separator_id": row_separator_id,
-        "slice_separator_id": slice_separator_id,
-    }
-    text_config = _load_config(text_model)
-    tokenizer = load_tokenizer(text_model, text_config)
-    text_rows = text_config.vocab_size
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    text_config.vocab_size = max(text_rows, image_token_id + 1)
-    config = LlavaUhdV2Config(
-        vision_config=_load_config(vision_tower, "vision_config"),
-        text_config=text_config,
-        projector_config=projector_config,
-        image_token_id=image_token_id,
-        architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
-        **layout,
-    )
+    tower, text = open_source(vision_tower), open_source(text_model)
+    checkpoints = {"vision_tower": tower, "text_model": text}
+    config, tokenizer, text_rows = build_assembled_config(tower, text, options)
+    for checkpoint in checkpoints.values():
+        checkpoint.fetch_weights()
     shapes = model_shapes(config)
-    files, rules = open_parts(text_model, vdim, projector, shapes, text_rows, config)
-    files = {"vision_tower": WeightFiles.from_folder(vision_tower), **files}
+    files, rules = open_parts(text.folder, options.vdim, options.projector, shapes, text_rows, config)
+    files = {"vision_tower": WeightFiles.from_folder(tower.folder), **files}
     text_names = {name for rule in rules["text_model"] for name in rule.released}
-    config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, dtype)
-    new = {"initialised": initial_projector(config, seed), "vision_tower": load_tower(vision_tower, config)}
+    config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, options.dtype)
+    new = {"initialised": initial_projector(config, options.seed), "vision_tower": load_tower(tower.folder, config)}
     tensors, origins = gather_tensors(new, files, rules, shapes, config.dtype)
     check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
     print(", ".join(f"{count} tensors: {origin}" for origin, count in Counter(origins.values()).items()) + ".")
 
-    with atomic_folder(output, "config.json") as folder:
-        hashes = write_shards(folder, {name: tensors[name] for name in shapes}, config.dtype)
-        build_generation_config(text_model, config, tokenizer, text_rows).save_pretrained(folder)
-        values = {"max_slices": max_slices, **_normalisation(vision_tower)}
-        build_processor(config, tokenizer, **values).save_pretrained(folder)
-        copy_sentencepiece(text_model, folder)
-        config.to_json_file(folder / f"config.json{PARTIAL}")
-        sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
-        for part, path in (("vision_tower", vision_tower), ("text_model", text_model)):
-            sources |= {f"{part}/{file.name}": file for file in small_files(path)}
+    with atomic_folder(output, "config.json") as partial:
+        hashes = write_shards(partial, {name: tensors[name] for name in shapes}, config.dtype)
+        build_generation_config(text.folder, config, tokenizer, text_rows).save_pretrained(partial)
+        values = {"max_slices": options.max_slices, **_normalisation(tower.folder)}
+        build_processor(config, tokenizer, **values).save_pretrained(partial)
+        copy_sentencepiece(text.folder, partial)
+        config.to_json_file(partial / f"config.json{PARTIAL}")
         write_record(
-            folder,
-            script=Path(__file__).name,
-            options={**projector_config, "max_slices": max_slices, **layout, "dtype": dtype, "seed": seed},
-            sources=sources,
+            partial,
+            command="llava-uhd-v2 assemble",
+            options=options.recorded(),
+            sources=_source_files(files, checkpoints),
             hashes=hashes,
+            repositories=repositories(checkpoints),
             initialised=names_by_value(origins).get("initialised", []),
         )
     print(f"Saved in {output}.")
+
+
+def build_assembled_config(
+    tower: Source, text: Source, options: AssemblyOptions
+) -> tuple[LlavaUhdV2Config, PreTrainedTokenizerBase, int]:
+    """Builds the configuration and the tokenizer, before any weights are downloaded or read.
+
+    Returns:
+        Our configuration, the tokenizer with the image token, and the rows of the language model's own embeddings.
+
+    Raises:
+        OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
+        ValueError: if a part is not supported, or has no tokenizer that can be read.
+    """
+    vision_config, text_config = _load_config(tower, "vision_config"), _load_config(text)
+    if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"Expected a causal language model in {text.name}, but its config.json says "
+            f"`model_type`={text_config.model_type!r}; give the folder or Hub id of one."
+        )
+    for checkpoint in (tower, text):
+        checkpoint.fetch_small_files()
+    tokenizer = load_tokenizer(text.folder, text_config)
+    text_rows = text_config.vocab_size
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    text_config.vocab_size = max(text_rows, image_token_id + 1)
+    config = LlavaUhdV2Config(
+        vision_config=vision_config,
+        text_config=text_config,
+        projector_config=options.projector_values(),
+        image_token_id=image_token_id,
+        architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
+        **options.layout_values(),
+    )
+    return config, tokenizer, text_rows
+
+
+def _source_files(files: dict[str, WeightFiles], checkpoints: dict[str, Source]) -> dict[str, Path]:
+    """Returns every file that was read, by its part and name."""
+    sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
+    for part, checkpoint in checkpoints.items():
+        sources |= {f"{part}/{path.name}": path for path in small_files(checkpoint.folder)}
+    return sources
 
 
 def open_parts(
@@ -168,7 +224,7 @@ def open_parts(
     text_rows: int,
     config: LlavaUhdV2Config,
 ) -> tuple[dict[str, WeightFiles], dict[str, list[Rule]]]:
-    """The files of every part that is read tensor by tensor, and the rules for its names.
+    """Opens the files of every part that is read tensor by tensor; returns them and the rules for their names.
 
     Args:
         text_model, vdim, projector: of [`assemble`].
@@ -197,29 +253,30 @@ def gather_tensors(
     shapes: dict[str, list[int]],
     dtype: torch.dtype,
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Every tensor of the model and the part that it is from; a later part takes the place of an earlier one."""
-    tensors, origins = {}, {}
+    """Returns every tensor of the model and its part, both by name; a later part replaces an earlier one."""
+    tensors: dict[str, LazyTensor] = {}
+    origins: dict[str, str] = {}
     for origin, part in new.items():
         for name, tensor in part.items():
-            tensors[name], origins[name] = LazyTensor(tensor.shape, lambda tensor=tensor: [tensor], (name,)), origin
-    for part, part_rules in rules.items():
+            tensors[name], origins[name] = in_memory(name, tensor), origin
+    for origin, part_rules in rules.items():
         for rule in part_rules:
             for name in rule.ours:
-                tensors[name] = converted_tensor(files[part], rule, name, shapes[name], dtype)
-                origins[name] = part
+                tensors[name] = converted_tensor(files[origin], rule, name, shapes[name], dtype)
+                origins[name] = origin
     return tensors, origins
 
 
-def _load_config(folder: Path, part: str | None = None) -> PreTrainedConfig:
-    read_json(folder / "config.json")
-    config = AutoConfig.from_pretrained(folder)
+def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
+    read_json(checkpoint.folder / "config.json")
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config
 
 
 def _normalisation(vision_tower: Path) -> dict[str, Any]:
-    """Mean and standard deviation of the pixels that the tower was trained on, where its folder says them."""
+    """Reads mean and standard deviation of the pixels that the tower was trained on, where its folder has them."""
     path = vision_tower / IMAGE_PROCESSOR_NAME
     values = read_json(path) if path.is_file() else {}
     return {key: values[key] for key in ("image_mean", "image_std") if key in values}
@@ -227,11 +284,11 @@ def _normalisation(vision_tower: Path) -> dict[str, Any]:
 
 def _refuse(part: str, problems: list[str]) -> None:
     if problems:
-        raise ValueError(f"The tensors of {part} do not fit, {len(problems)} problem(s):\n" + "\n".join(problems))
+        raise TensorMismatchError(f"The tensors of {part} do not fit", problems)
 
 
 def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor]:
-    """The tensors of the vision tower under our names, read by its own class, which knows the names in older files.
+    """Loads the vision tower by its own class, which knows the names in older files; returns its tensors by our names.
 
     Raises:
         ValueError: if a tensor is missing or of the wrong shape.
@@ -246,7 +303,7 @@ def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor
 def text_rules(
     text_shapes: dict[str, list[int]], shapes: dict[str, list[int]], text_config: PreTrainedConfig
 ) -> list[Rule]:
-    """Rules for the language model, by the names of its own class.
+    """Returns rules for the language model, by the names of its own class.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -269,7 +326,7 @@ def text_rules(
 def vdim_rules(
     vdim_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
-    """Rules for the up-sampler's pre-training file, ours or the authors'; what served training alone is left out.
+    """Returns rules for the up-sampler's pre-training file, ours or the authors', without what served training alone.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -291,7 +348,7 @@ def vdim_rules(
 def projector_rules(
     projector_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
-    """Rules for the projector after stage 1; what is never used is left out.
+    """Returns rules for the projector after stage 1; what is never used is left out.
 
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
@@ -302,7 +359,7 @@ def projector_rules(
     return rules
 
 
-def _unknown(names: set[str], rules: list[Rule]) -> list[str]:
+def _unknown(names: Set[str], rules: list[Rule]) -> list[str]:
     taken = {name for rule in rules for name in rule.released}
     return [
         f"unknown: `{name}`"
@@ -312,68 +369,16 @@ def _unknown(names: set[str], rules: list[Rule]) -> list[str]:
 
 
 def initial_projector(config: LlavaUhdV2Config, seed: int) -> dict[str, torch.Tensor]:
-    """The tensors of a new projector, by name, as the model itself initialises them."""
+    """Returns the tensors of a new projector, by name, as the model itself initialises them."""
     with torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
     projector = model.model.visual.projector.float().to_empty(device="cpu")
     for parameter in projector.parameters():
         nn.init.constant_(parameter, float("nan"))  # what the model forgets to initialise is refused when written
     torch.manual_seed(seed)
-    projector.apply(model._init_weights)
+    with torch.no_grad():
+        projector.reset_parameters()
     return {PROJECTOR + name: tensor for name, tensor in projector.state_dict().items()}
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    vision_tower: Annotated[Path, typer.Argument(help="Folder of the vision tower.", exists=True, file_okay=False)],
-    text_model: Annotated[Path, typer.Argument(help="Folder of the language model.", exists=True, file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
-    vdim: Annotated[
-        Path | None, typer.Option(help="Pre-training file of the up-sampler, ours or the authors'.")
-    ] = None,
-    projector: Annotated[Path | None, typer.Option(help="The authors' mm_projector.bin after stage 1.")] = None,
-    levels: Annotated[str, typer.Option(help="Levels of the pyramid.")] = "0,1,2",
-    upsampler: Annotated[Literal["vdim", "bilinear"], typer.Option(help="How features are up-sampled.")] = "vdim",
-    query_grid: Annotated[tuple[int, int], typer.Option(help="Rows and columns of tokens of a view.")] = (12, 12),
-    num_query_sets: Annotated[int, typer.Option(help="Sets of queries: released 4, paper 1.")] = 4,
-    max_slices: Annotated[int, typer.Option(min=1, help="Of an image: released 9, paper 6.")] = MAX_SLICES,
-    token_layout: Annotated[
-        Literal["spatial", "sequential"], typer.Option(help="Order of an image's tokens.")
-    ] = "spatial",
-    row_separator_id: Annotated[int, typer.Option(help="Token whose embedding ends a row.")] = ROW_SEPARATOR_ID,
-    slice_separator_id: Annotated[
-        int, typer.Option(help="Token whose embedding separates slices.")
-    ] = SLICE_SEPARATOR_ID,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="By default that of the language model.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the new weights' random numbers.")] = 0,
-) -> None:
-    """Builds a checkpoint to be trained, from a vision tower and a language model."""
-    with errors_as_messages():
-        if not all(level.strip().isdecimal() for level in levels.split(",")):
-            raise ValueError(f"--levels must be numbers with commas between them, such as 0,1,2; got {levels!r}.")
-        assemble(
-            vision_tower,
-            text_model,
-            output,
-            vdim=vdim,
-            projector=projector,
-            levels=tuple(int(level) for level in levels.split(",")),
-            upsampler=upsampler,
-            query_grid=query_grid,
-            num_query_sets=num_query_sets,
-            max_slices=max_slices,
-            token_layout=token_layout,
-            row_separator_id=row_separator_id,
-            slice_separator_id=slice_separator_id,
-            dtype=dtype,
-            seed=seed,
-        )
-
-
-if __name__ == "__main__":
-    app()
+__all__ = ["AssemblyOptions", "assemble"]

@@ -1,27 +1,22 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Turns a released LLaVA-UHD v2 checkpoint into a complete folder that transformers loads.
+"""Converts a released LLaVA-UHD v2 checkpoint to a complete folder that transformers loads.
 
-    python convert/convert_checkpoint.py SOURCE OUTPUT [--vision-config FILE] [--dtype bfloat16] [--skip-tokenizer]
-
-SOURCE holds config.json, safetensors or .bin shards and, unless skipped, the tokenizer. Tensors go from memory-mapped
-shards into new ones piece by piece. OUTPUT appears when it is complete, with the checksums of everything in its
-conversion.json.
+The source holds config.json, safetensors or .bin shards and, unless skipped, the tokenizer. Tensors go from
+memory-mapped shards into new ones piece by piece. The output appears when it is complete, with the checksums of
+everything in its conversion.json.
 """
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import typer
 from torch import Tensor
 
-from llava_uhd_v2_hf import LlavaUhdV2Config
-
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .output_folder import (
     SPARE_BYTES,
-    errors_as_messages,
     names_by_value,
     read_json,
     small_files,
@@ -35,6 +30,7 @@ from .processor_files import (
     load_tokenizer,
 )
 from .released_config import build_config, build_text_config, build_vision_config
+from .sources import open_source, repositories
 from .weight_files import (
     FLOATING_DTYPES,
     LazyTensor,
@@ -51,7 +47,7 @@ KEPT_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def convert_checkpoint(
-    source: Path,
+    source: str | Path,
     output: Path,
     *,
     vision_config: Path | None = None,
@@ -61,28 +57,32 @@ def convert_checkpoint(
     """Converts the released checkpoint in `source` into the folder `output`.
 
     Args:
-        source: folder with the released config.json, weights and, unless skipped, tokenizer.
+        source: folder or Hub id of the released config.json, weights and, unless skipped, tokenizer.
         output: folder to write; it must not exist, or be empty.
         vision_config: config.json of the vision tower, for towers other than CLIP-ViT-L/14-336.
         dtype: of the converted weights; by default that of the released ones.
         skip_tokenizer: whether to write the image processor alone, without tokenizer and processor.
 
     Raises:
+        OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, or anything in `source` is missing, unreadable,
             unknown, not supported or not finite. Nothing is left in `output` then.
-        OSError: if `output` does not fit on its disk.
     """
-    source, output = source.resolve(), output.resolve()
+    output = output.resolve()
     prepare_folder(output, "config.json")
-    values = read_json(source / "config.json")
+    checkpoint = open_source(source)
+    folder = checkpoint.folder
+    values = read_json(folder / "config.json")
     text_config = build_text_config(values)
     released_rows = text_config.vocab_size
-    tokenizer = None if skip_tokenizer else load_tokenizer(source, text_config)
+    checkpoint.fetch_small_files()
+    tokenizer = None if skip_tokenizer else load_tokenizer(folder, text_config)
     image_token_id = released_rows if tokenizer is None else tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     text_config.vocab_size = max(released_rows, image_token_id + 1)
     config = build_config(values, text_config, build_vision_config(values, vision_config), image_token_id)
 
-    weights = WeightFiles.from_folder(source)
+    checkpoint.fetch_weights()
+    weights = WeightFiles.from_folder(folder)
     shapes = model_shapes(config)
     if config.tie_word_embeddings:
         _refuse_untied_head(weights)
@@ -92,25 +92,26 @@ def convert_checkpoint(
         name: converted_tensor(weights, plan.rules[name], name, shape, config.dtype) for name, shape in shapes.items()
     }
     check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
-    generation_config = build_generation_config(source, config, tokenizer, released_rows)
+    generation_config = build_generation_config(folder, config, tokenizer, released_rows)
     _report(values, config, plan)
 
-    with atomic_folder(output, "config.json") as folder:
-        hashes = write_shards(folder, tensors, config.dtype)
-        generation_config.save_pretrained(folder)
-        build_processor(config, tokenizer).save_pretrained(folder)
+    with atomic_folder(output, "config.json") as partial:
+        hashes = write_shards(partial, tensors, config.dtype)
+        generation_config.save_pretrained(partial)
+        build_processor(config, tokenizer).save_pretrained(partial)
         if tokenizer is not None:
-            copy_sentencepiece(source, folder)
-        config.to_json_file(folder / f"config.json{PARTIAL}")
-        sources = {path.name: path for path in [*weights.paths, *small_files(source)]}
+            copy_sentencepiece(folder, partial)
+        config.to_json_file(partial / f"config.json{PARTIAL}")
+        sources = {path.name: path for path in [*weights.paths, *small_files(folder)]}
         if vision_config is not None:
             sources[f"vision_config/{vision_config.name}"] = vision_config
         write_record(
-            folder,
-            script=Path(__file__).name,
+            partial,
+            command="llava-uhd-v2 convert",
             options={"vision_config": vision_config, "dtype": dtype, "skip_tokenizer": skip_tokenizer},
             sources=sources,
             hashes=hashes,
+            repositories=repositories({"source": checkpoint}),
             unused=names_by_value(plan.unused),
         )
     print(f"Saved in {output}.")
@@ -125,7 +126,7 @@ def _report(values: dict[str, Any], config: LlavaUhdV2Config, plan: WeightPlan) 
 
 
 def released_names(plan: WeightPlan) -> list[str]:
-    """The released tensors that are used."""
+    """Returns the released tensors that are used."""
     return sorted({name for rule in plan.rules.values() for name in rule.released})
 
 
@@ -139,7 +140,7 @@ def _refuse_untied_head(weights: WeightFiles) -> None:
 
 
 def choose_dtype(dtypes: dict[str, str], dtype: str | None) -> torch.dtype:
-    """The dtype to write: the one that was asked for, or that of all weights.
+    """Returns the dtype to write: the one that was asked for, or that of all weights.
 
     Args:
         dtypes: name of the dtype of every weight, by name.
@@ -160,12 +161,12 @@ def choose_dtype(dtypes: dict[str, str], dtype: str | None) -> torch.dtype:
 
 
 def widest_dtype(dtypes: dict[str, str]) -> torch.dtype:
-    """The dtype of all weights, or float32 where there are several: nothing is rounded."""
+    """Returns the dtype of all weights, or float32 where there are several: nothing is rounded."""
     return choose_dtype(dtypes, None if len(set(dtypes.values())) == 1 else "float32")
 
 
 def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[int], dtype: torch.dtype) -> LazyTensor:
-    """One of our tensors, by its rule, with the rows that are to be added to embeddings.
+    """Returns one of our tensors, by its rule, with the rows that are to be added to embeddings.
 
     Args:
         weights: the released ones.
@@ -183,7 +184,7 @@ def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[in
 
 
 def new_rows(name: str, table: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Rows to add to an embedding table, (count, d).
+    """Returns rows to add to an embedding table, (count, d).
 
     Those of the input embeddings are the mean of the others, so that no other row equals them; those of the output
     embeddings are zero, so that no other logit changes.
@@ -194,27 +195,4 @@ def new_rows(name: str, table: Tensor, count: int, dtype: torch.dtype) -> Tensor
     return (total / len(table)).to(dtype).expand(count, -1)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    source: Annotated[Path, typer.Argument(help="Folder of the released checkpoint.", exists=True, file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
-    vision_config: Annotated[
-        Path | None, typer.Option(help="The vision tower's config.json, where it is not CLIP-ViT-L/14-336.")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="By default that of the weights.")
-    ] = None,
-    skip_tokenizer: Annotated[
-        bool, typer.Option("--skip-tokenizer", help="Write the image processor only, no tokenizer.")
-    ] = False,
-) -> None:
-    """Turns a released LLaVA-UHD v2 checkpoint into a complete folder that transformers loads."""
-    with errors_as_messages():
-        convert_checkpoint(source, output, vision_config=vision_config, dtype=dtype, skip_tokenizer=skip_tokenizer)
-
-
-if __name__ == "__main__":
-    app()
+__all__ = ["convert_checkpoint"]

@@ -1,31 +1,27 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Writes our checkpoint in the layout of the authors' released ones, so that their code loads it.
 
-    python convert/export_checkpoint.py SOURCE OUTPUT [--vision-tower openai/clip-vit-large-patch14-336]
-
 Every tensor that the authors' loader expects is written. Those that are used are ours under their names; those that
 are never used are filled, and a table says how. Nothing is rounded: the dtype stays (float32 where there are several),
-and converting OUTPUT back gives SOURCE bit for bit.
+and converting the result back gives our checkpoint bit for bit.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from llava_uhd_v2_hf import LlavaUhdV2Config
-
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import new_rows, widest_dtype
 from .output_folder import (
     SPARE_BYTES,
-    errors_as_messages,
     names_by_value,
+    read_json,
     small_files,
     write_json,
     write_record,
@@ -38,12 +34,14 @@ from .processor_files import (
     unspeakable_ids,
 )
 from .released_config import KNOWN_VISION_TOWER, released_values
-from .weight_files import LazyTensor, WeightFiles, total_size, write_shards
+from .sources import Source, open_source, repositories
+from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     INPUT_EMBEDDINGS,
     OUTPUT_EMBEDDINGS,
     TOWER_COPY,
     Rule,
+    TensorMismatchError,
     build_rules,
     model_shapes,
     unused_fillings,
@@ -56,25 +54,28 @@ INITIALIZER_RANGE = 0.02
 OURS = "ours, under another name"
 
 
-def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"openai/{KNOWN_VISION_TOWER}") -> None:
+def export_checkpoint(source: str | Path, output: Path, *, vision_tower: str = f"openai/{KNOWN_VISION_TOWER}") -> None:
     """Writes our checkpoint `source` in the released layout into the folder `output`.
 
     Rows of the embeddings that a conversion added and nothing has trained are left out again.
 
     Args:
-        source: folder of our checkpoint.
+        source: folder or Hub id of our checkpoint.
         output: folder to write; it must not exist, or be empty.
         vision_tower: `mm_vision_tower`, from which the released code reads the tower's shape.
 
     Raises:
+        OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, `source` is not a complete checkpoint of ours,
             or the released code cannot compute such a model. Nothing is left in `output` then.
-        OSError: if `output` does not fit on its disk.
     """
-    source, output = source.resolve(), output.resolve()
+    output = output.resolve()
     prepare_folder(output, "config.json")
-    config = read_config(source)
-    weights = WeightFiles.from_folder(source)
+    checkpoint = open_source(source)
+    config = read_config(checkpoint)
+    checkpoint.fetch_weights()
+    folder = checkpoint.folder
+    weights = WeightFiles.from_folder(folder)
     refuse_other_tensors(weights, model_shapes(config))
     config.dtype = widest_dtype(weights.dtypes)
     rows = count_source_rows(weights, config)
@@ -82,16 +83,17 @@ def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"opena
     tensors, origins = exported_tensors(weights, config, rows)
     check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
 
-    with atomic_folder(output, "config.json") as folder:
-        hashes = write_shards(folder, tensors, config.dtype)
-        _write_text_files(source, folder, config, rows)
-        write_json(folder / f"config.json{PARTIAL}", values)
+    with atomic_folder(output, "config.json") as partial:
+        hashes = write_shards(partial, tensors, config.dtype)
+        _write_text_files(folder, partial, config, rows)
+        write_json(partial / f"config.json{PARTIAL}", values)
         write_record(
-            folder,
-            script=Path(__file__).name,
+            partial,
+            command="llava-uhd-v2 export-released",
             options={"vision_tower": Path(vision_tower)},
-            sources={path.name: path for path in [*weights.paths, *small_files(source)]},
+            sources={path.name: path for path in [*weights.paths, *small_files(folder)]},
             hashes=hashes,
+            repositories=repositories({"source": checkpoint}),
             filled=names_by_value({name: origin for name, origin in origins.items() if origin != OURS}),
         )
     _report(origins, config.text_config.vocab_size - rows)
@@ -100,24 +102,26 @@ def export_checkpoint(source: Path, output: Path, *, vision_tower: str = f"opena
     print(f"Saved in {output}.")
 
 
-def read_config(folder: Path) -> LlavaUhdV2Config:
-    """
+def read_config(checkpoint: Source) -> LlavaUhdV2Config:
+    """Reads the configuration of a checkpoint of ours.
+
     Raises:
-        ValueError: if the folder is not a checkpoint of ours.
+        ValueError: if it is not one.
     """
-    values, _ = LlavaUhdV2Config.get_config_dict(folder)
-    if values.get("model_type") != LlavaUhdV2Config.model_type:
+    model_type = read_json(checkpoint.folder / "config.json").get("model_type")
+    if model_type != LlavaUhdV2Config.model_type:
         raise ValueError(
-            f"{folder} must be a checkpoint of type `{LlavaUhdV2Config.model_type}`, "
-            f"but its config.json says `model_type`={values.get('model_type')!r}."
+            f"Expected a checkpoint of type `{LlavaUhdV2Config.model_type}` in {checkpoint.name}, but its config.json "
+            f"says `model_type`={model_type!r}; convert a released one with `llava-uhd-v2 convert` first."
         )
-    return LlavaUhdV2Config.from_pretrained(folder)
+    return LlavaUhdV2Config.from_pretrained(checkpoint.folder)
 
 
 def refuse_other_tensors(weights: WeightFiles, shapes: dict[str, list[int]]) -> None:
-    """
+    """Checks that the tensors are exactly those of the model.
+
     Raises:
-        ValueError: if the tensors are not exactly those of the model, naming all differences.
+        TensorMismatchError: if they are not; it lists all differences.
     """
     problems = [f"missing: `{name}`" for name in shapes.keys() - weights.shapes.keys()]
     problems += [f"unknown: `{name}`" for name in weights.shapes.keys() - shapes.keys()]
@@ -127,11 +131,11 @@ def refuse_other_tensors(weights: WeightFiles, shapes: dict[str, list[int]]) -> 
         if weights.shapes[name] != shapes[name]
     ]
     if problems:
-        raise ValueError("The weights do not fit config.json:\n" + "\n".join(sorted(problems)))
+        raise TensorMismatchError("The weights do not fit config.json", sorted(problems))
 
 
 def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
-    """Rows of the embeddings without those at their end that a conversion would add again just so."""
+    """Counts the rows of the embeddings without those at their end that a conversion would add again just so."""
     tables = [name for name in (INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS) if name in weights.shapes]
     embeddings = weights.read(INPUT_EMBEDDINGS)
     rows = len(embeddings)
@@ -150,7 +154,7 @@ def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
 def exported_tensors(
     weights: WeightFiles, config: LlavaUhdV2Config, rows: int
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Every tensor of the released layout, and where it comes from, both by name.
+    """Returns every tensor of the released layout, and where it comes from, both by name.
 
     Args:
         weights: ours.
@@ -159,21 +163,22 @@ def exported_tensors(
     """
     shapes = with_rows(model_shapes(config), rows)
     generator = torch.Generator().manual_seed(SEED)
-    tensors, origins = {}, {}
+    tensors: dict[str, LazyTensor] = {}
+    origins: dict[str, str] = {}
     for rule in build_rules(shapes, config.projector_config):
         ours = [torch.empty(shapes[name], device="meta") for name in rule.ours]
         for name, expected in rule.to_released(ours).items():
             tensors[name] = LazyTensor(expected.shape, _reader(weights, rule, name, rows), rule.ours)
             origins[name] = OURS
     released_prefix, our_prefix = TOWER_COPY
-    for ours in shapes:
-        if ours.startswith(our_prefix):
-            name = released_prefix + ours.removeprefix(our_prefix)
-            tensors[name] = LazyTensor(shapes[ours], _reader(weights, Rule((name,), (ours,)), name, rows), (ours,))
+    for our_name, shape in shapes.items():
+        if our_name.startswith(our_prefix):
+            name = released_prefix + our_name.removeprefix(our_prefix)
+            rule = Rule((name,), (our_name,))
+            tensors[name] = LazyTensor(shape, _reader(weights, rule, name, rows), rule.ours)
             origins[name] = "copied from the vision tower"
     for name, (shape, filling) in unused_fillings(config).items():
-        value = _fill(shape, filling, generator)  # drawn in this order, whatever the shards
-        tensors[name] = LazyTensor(shape, lambda value=value: [value], (name,))
+        tensors[name] = in_memory(name, _fill(shape, filling, generator))  # drawn in this order, whatever the shards
         origins[name] = f"initialised ({filling})"
     if config.tie_word_embeddings:
         rule = Rule((OUTPUT_EMBEDDINGS,), (INPUT_EMBEDDINGS,))
@@ -184,7 +189,7 @@ def exported_tensors(
     return tensors, origins
 
 
-def _reader(weights: WeightFiles, rule: Rule, released: str, rows: int):
+def _reader(weights: WeightFiles, rule: Rule, released: str, rows: int) -> Callable[[], list[Tensor]]:
     def read() -> list[Tensor]:
         tables = {INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS}
         ours = [weights.read(name)[:rows] if name in tables else weights.read(name) for name in rule.ours]
@@ -200,10 +205,10 @@ def _fill(shape: list[int], filling: str, generator: torch.Generator) -> Tensor:
 
 
 def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows: int) -> None:
-    """The tokenizer, and the generation config without what a conversion adds."""
+    """Writes the tokenizer, and the generation config without what a conversion adds."""
     tokenizer = None
     if any((source / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.save_pretrained(folder)
         copy_sentencepiece(source, folder)
         remove_image_token(folder)
@@ -225,21 +230,4 @@ def _report(origins: dict[str, str], cut_rows: int) -> None:
         print(f"{cut_rows} row(s) of the embeddings left out, which the conversion had added.")
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    source: Annotated[Path, typer.Argument(help="Folder of our checkpoint.", exists=True, file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
-    vision_tower: Annotated[
-        str, typer.Option(help="Name or path from which the authors' code reads the tower's shape.")
-    ] = f"openai/{KNOWN_VISION_TOWER}",
-) -> None:
-    """Writes our checkpoint in the layout of the authors' released ones."""
-    with errors_as_messages():
-        export_checkpoint(source, output, vision_tower=vision_tower)
-
-
-if __name__ == "__main__":
-    app()
+__all__ = ["export_checkpoint"]

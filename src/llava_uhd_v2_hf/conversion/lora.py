@@ -1,29 +1,26 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Turns a LoRA folder of the authors' code into a PEFT adapter of our model.
+"""Converts a LoRA folder of the authors' code to a PEFT adapter of our model.
 
-    python convert/convert_lora.py SOURCE BASE OUTPUT
-
-SOURCE holds adapter_config.json, adapter_model.safetensors or .bin, and non_lora_trainables.bin where parts were
-trained in full. BASE is our checkpoint that it was trained on, converted or assembled. OUTPUT is for
-`PeftModel.from_pretrained(model, OUTPUT)` and has BASE's processor; parts trained in full are its `modules_to_save`.
+The source holds adapter_config.json, adapter_model.safetensors or .bin, and non_lora_trainables.bin where parts were
+trained in full. The base is our checkpoint that it was trained on, converted or assembled. The output is for
+`PeftModel.from_pretrained(model, OUTPUT)` and has the base's processor; parts trained in full are its
+`modules_to_save`.
 """
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import torch
-import typer
 from torch import nn
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
-
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from .convert import converted_tensor, widest_dtype
 from .export import read_config
 from .output_folder import (
     SPARE_BYTES,
-    errors_as_messages,
     names_by_value,
     read_json,
     small_files,
@@ -31,10 +28,12 @@ from .output_folder import (
     write_record,
 )
 from .processor_files import PROCESSOR_FILES
+from .sources import open_source, repositories
 from .weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
 from .weight_map import (
     PREFIXES,
     Rule,
+    TensorMismatchError,
     build_rules,
     model_shapes,
     reason_to_leave_out,
@@ -47,7 +46,7 @@ ADAPTER_CONFIG, ADAPTER_STEM, FULL_PARTS = "adapter_config.json", "adapter_model
 PEFT_PREFIX = "base_model.model."
 ADAPTER_PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 # Keys of adapter_config.json that name modules or change what a name means, and the one value that is read.
-FIXED_VALUES = {
+FIXED_VALUES: dict[str, Any] = {
     "peft_type": "LORA",
     "bias": "none",
     "alpha_pattern": {},
@@ -58,18 +57,18 @@ FIXED_VALUES = {
 }
 
 
-def convert_lora(source: Path, base: Path, output: Path) -> None:
+def convert_lora(source: Path, base: str | Path, output: Path) -> None:
     """Converts the LoRA folder `source` into the adapter folder `output`.
 
     Args:
         source: folder that the authors' code saved.
-        base: our checkpoint that it belongs to.
+        base: folder or Hub id of our checkpoint that it belongs to.
         output: folder to write; it must not exist, or be empty.
 
     Raises:
+        OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, or anything in `source` is missing, unreadable,
             unknown, or does not fit `base`. Nothing is left in `output` then.
-        OSError: if `output` does not fit on its disk.
     """
     source, output = source.resolve(), output.resolve()
     prepare_folder(output, ADAPTER_CONFIG)
@@ -77,14 +76,18 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
     for key, value in FIXED_VALUES.items():
         if (values.get(key, value) or None) != (value or None):
             raise ValueError(f"`{key}`={values[key]!r} in {ADAPTER_CONFIG} is not supported, only {value!r} is.")
-    config = read_config(base)
+    checkpoint = open_source(base)
+    config = read_config(checkpoint)
+    checkpoint.fetch_small_files()
     with torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
 
     adapter = WeightFiles.from_folder(source, (ADAPTER_STEM, ADAPTER_STEM))
     tensors, targets = adapter_tensors(adapter, model)
     dtypes, paths = dict(adapter.dtypes), [*adapter.paths]
-    rules, unused, modules = [], {}, []
+    rules: list[Rule] = []
+    unused: dict[str, str] = {}
+    modules: list[str] = []
     if (source / FULL_PARTS).is_file():
         full = WeightFiles([source / FULL_PARTS])
         rules, unused = full_part_rules(full, config)
@@ -100,7 +103,7 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
 
     with atomic_folder(output, ADAPTER_CONFIG) as folder:
         hashes = write_file(folder / f"{ADAPTER_STEM}.safetensors", tensors, dtype)
-        for path in small_files(base):
+        for path in small_files(checkpoint.folder):
             if path.name in PROCESSOR_FILES:
                 shutil.copyfile(path, folder / path.name)
         write_json(
@@ -115,10 +118,11 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
         )
         write_record(
             folder,
-            script=Path(__file__).name,
-            options={"base": base},
+            command="llava-uhd-v2 convert-lora",
+            options={"base": Path(base) if checkpoint.revision is None else base},
             sources={path.name: path for path in [*paths, source / ADAPTER_CONFIG]},
             hashes=hashes,
+            repositories=repositories({"base": checkpoint}),
             unused=names_by_value(unused),
         )
     print(f"Saved in {output}.")
@@ -127,11 +131,11 @@ def convert_lora(source: Path, base: Path, output: Path) -> None:
 def adapter_tensors(
     adapter: WeightFiles, model: LlavaUhdV2ForConditionalGeneration
 ) -> tuple[dict[str, LazyTensor], list[str]]:
-    """The low-rank tensors under our names, and the names of the layers that they adapt.
+    """Returns the low-rank tensors under our names, and the names of the layers that they adapt.
 
     Raises:
-        ValueError: if there is a tensor that adapts no linear layer of the language model or vision tower, or does not
-            fit the layer.
+        TensorMismatchError: if there is a tensor that adapts no linear layer of the language model or vision tower,
+            or does not fit the layer.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     tensors, targets, problems = {}, set(), []
@@ -151,15 +155,15 @@ def adapter_tensors(
         tensors[PEFT_PREFIX + layer + part] = stored_tensor(adapter, name)
         targets.add(layer)
     if problems:
-        raise ValueError("The adapter does not fit the model:\n" + "\n".join(problems))
+        raise TensorMismatchError("The adapter does not fit the model", problems)
     return tensors, sorted(targets)
 
 
 def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[Rule], dict[str, str]]:
-    """Rules for the parts that were trained in full, and why the others are left out, by name.
+    """Returns rules for the parts that were trained in full, and why the others are left out, by name.
 
     Raises:
-        ValueError: if a tensor is unknown, of the wrong shape, or comes without others that ours is made of.
+        TensorMismatchError: if a tensor is unknown, of the wrong shape, or comes without others that ours is made of.
     """
     name_of = {name.removeprefix(PEFT_PREFIX): name for name in full.shapes}
     released_shapes = {released: full.shapes[name] for released, name in name_of.items()}
@@ -176,13 +180,13 @@ def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[R
     problems = rule_problems(rules, released_shapes, shapes)
     problems += [f"unknown: `{name_of[name]}`" for name, reason in unused.items() if not reason]
     if problems:
-        raise ValueError(f"The tensors of {FULL_PARTS} do not fit the model:\n" + "\n".join(problems))
+        raise TensorMismatchError(f"The tensors of {FULL_PARTS} do not fit the model", problems)
     renamed = [Rule(tuple(name_of[name] for name in rule.released), rule.ours, rule.operation) for rule in rules]
     return renamed, unused
 
 
 def complete_modules(model: LlavaUhdV2ForConditionalGeneration, names: set[str]) -> list[str]:
-    """The largest modules all of whose tensors are among `names`, and which together hold them all.
+    """Returns the largest modules all of whose tensors are among `names`, and which together hold them all.
 
     PEFT saves whole modules that it can call, so lists of modules are taken apart.
 
@@ -203,19 +207,4 @@ def complete_modules(model: LlavaUhdV2ForConditionalGeneration, names: set[str])
     return modules
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    source: Annotated[Path, typer.Argument(help="LoRA folder of the authors' code.", exists=True, file_okay=False)],
-    base: Annotated[Path, typer.Argument(help="Our checkpoint that it belongs to.", exists=True, file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to write; new, or empty.")],
-) -> None:
-    """Turns a LoRA folder of the authors' code into a PEFT adapter of our model."""
-    with errors_as_messages():
-        convert_lora(source, base, output)
-
-
-if __name__ == "__main__":
-    app()
+__all__ = ["convert_lora"]

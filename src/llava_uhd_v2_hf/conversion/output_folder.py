@@ -1,18 +1,15 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""What conversions write beside weights: JSON, the record with checksums, and the errors of a command."""
+"""What conversions write beside weights: JSON, and the record with checksums."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import typer
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ..utils.atomic import PARTIAL
@@ -62,7 +59,7 @@ def hash_file(path: Path, progress: tqdm) -> str:
 def write_record(
     folder: Path,
     *,
-    script: str,
+    command: str,
     options: Mapping[str, Any],
     sources: Mapping[str, Path],
     hashes: Mapping[str, str],
@@ -72,7 +69,7 @@ def write_record(
 
     Args:
         folder: the staged folder, complete but for this file.
-        script: file name of the script.
+        command: the command that was run, without arguments.
         options: its options; paths are recorded by their last part.
         sources: files that were read, by the name under which they are recorded.
         hashes: SHA-256 of files in `folder` that are known already, by name.
@@ -96,7 +93,7 @@ def write_record(
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     record = {
-        "script": script,
+        "command": command,
         "options": {key: value.name if isinstance(value, Path) else value for key, value in options.items()},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions,
@@ -117,13 +114,3 @@ def names_by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _describe(path: Path, sha256: str) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": sha256}
-
-
-@contextmanager
-def errors_as_messages() -> Iterator[None]:
-    """Ends a command with its error as one message on stderr and exit status 1."""
-    try:
-        yield
-    except (OSError, ValueError, StrictDataclassError, SafetensorError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error

@@ -9,9 +9,10 @@ from typing import Any
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor, LlavaUhdV2Processor
-
 from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
+from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
 from .output_folder import read_json
 
@@ -30,7 +31,7 @@ SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p",
 
 
 def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, sentencepiece or fast, with the image token, a chat template and padding on the left.
+    """Loads a tokenizer, sentencepiece or fast, and adds the image token, a chat template and padding on the left.
 
     Raises:
         ValueError: if the folder has no tokenizer, it cannot be read, or there is no chat template for the text model.
@@ -38,7 +39,7 @@ def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTok
     if not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config)
+        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config, trust_remote_code=False)
     except Exception as error:  # each kind of file has its own
         raise ValueError(f"The tokenizer of {source} cannot be read; is a file truncated? ({error})") from error
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
@@ -55,7 +56,7 @@ def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTok
 def build_processor(
     config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, **image_values: Any
 ) -> LlavaUhdV2Processor | LlavaUhdV2ImageProcessor:
-    """The processor of a model, or without tokenizer its image processor alone.
+    """Builds the processor of a model, or without tokenizer its image processor alone.
 
     Args:
         config: the model's.
@@ -108,7 +109,7 @@ def _content_of(token: Any) -> Any:
 
 
 def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int) -> set[int]:
-    """The image token and every id that stands for no text.
+    """Returns the image token and every id that stands for no text.
 
     Args:
         config: the model's.
@@ -125,7 +126,7 @@ def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase
 def build_generation_config(
     source: Path, config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int
 ) -> GenerationConfig:
-    """The source's, which besides never generates the image token or an id that stands for no text."""
+    """Builds the generation config: the source's, which also suppresses the image token and ids without text."""
     values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if (source / GENERATION_CONFIG_NAME).is_file():
         values |= read_json(source / GENERATION_CONFIG_NAME)

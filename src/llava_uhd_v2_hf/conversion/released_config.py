@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
-
-from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG
+from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG, LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .output_folder import read_json
 
 
@@ -83,14 +82,17 @@ RELEASED_LEVELS = ([0, 1], [0, 2], [0, 1, 2])  # with other masks the released c
 
 
 def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
-    """The text model's own configuration, out of the released one that has everything in one table.
+    """Builds the text model's own configuration from the released one that has everything in one table.
 
     Raises:
         ValueError: if the text model is not supported or a needed key is missing.
     """
     model_type = _require(values, "model_type")
     if model_type not in TEXT_CONFIGS:
-        raise ValueError(f"`model_type`={model_type!r} is not supported; it must be one of {', '.join(TEXT_CONFIGS)}.")
+        raise ValueError(
+            f"Expected a released LLaVA-UHD v2 checkpoint (`model_type` {' or '.join(TEXT_CONFIGS)}), but config.json "
+            f"says `model_type`={model_type!r}; give the folder or Hub id of a released one."
+        )
     config_class = TEXT_CONFIGS[model_type]
     # Llama's files may leave the base of the positions out, where it is the default; Qwen2's is another one
     for key in REQUIRED_TEXT_KEYS + (("rope_theta",) if config_class is Qwen2Config else ()):
@@ -100,8 +102,8 @@ def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
 
 
 def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrainedConfig:
-    """The vision tower's configuration: from a file, or from the folder that `mm_vision_tower` names, or the one tower
-    whose shape is known.
+    """Builds the vision tower's configuration: from a file, from the folder that `mm_vision_tower` names, or that of
+    the one tower whose shape is known.
 
     Raises:
         ValueError: if the tower is not known and there is no file, or if it is not as wide as the released one.
@@ -134,7 +136,7 @@ def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrained
 def build_config(
     values: dict[str, Any], text_config: PreTrainedConfig, vision_config: PreTrainedConfig, image_token_id: int
 ) -> LlavaUhdV2Config:
-    """Our configuration, out of the released one and its parts.
+    """Builds our configuration from the released one and its parts.
 
     Raises:
         ValueError: if a key is missing or has a value that our model does not compute.
@@ -175,7 +177,7 @@ def _require(values: dict[str, Any], key: str) -> Any:
 
 
 def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> dict[str, Any]:
-    """The released config.json, out of our configuration.
+    """Builds the released config.json from our configuration.
 
     Args:
         config: ours.

@@ -1,32 +1,29 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Compares a conversion with its source, tensor by tensor, and prints a table; exit status 1 on any difference.
+"""Compares a conversion with its source, tensor by tensor, and prints a table.
 
-    python convert/verify_checkpoint.py SOURCE OUTPUT [--logits FILE]
+One of the two is a released checkpoint, the other ours; which one was made from the other does not matter. Ours is
+loaded through the Auto classes, as a user loads it, and what they loaded is compared with the released one.
 
-One of the two folders is a released checkpoint, the other ours; which one was made from the other does not matter.
-Ours is loaded through the Auto classes, as a user loads it, and what they loaded is compared with the released one.
-
-FILE is a safetensors file with what another run answered: `input_ids` (b, n), and where they apply `attention_mask`
-(b, n), `pixel_values` and `image_sizes`, as our processor returns them; `logits` (b, p, k), at the positions in
-`positions` (p) and of the ids in `ids` (k), by default at all positions and of the first k ids.
+A file of logits is a safetensors file with what another run answered: `input_ids` (b, n), and where they apply
+`attention_mask` (b, n), `pixel_values` and `image_sizes`, as our processor returns them; `logits` (b, p, k), at the
+positions in `positions` (p) and of the ids in `ids` (k), by default at all positions and of the first k ids.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import PROCESSOR_NAME
 
-from llava_uhd_v2_hf import LlavaUhdV2Config
-
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .convert import converted_tensor
 from .export import read_config
-from .output_folder import errors_as_messages, read_json
+from .output_folder import read_json
 from .released_config import TEXT_CONFIGS, build_config, build_text_config
+from .sources import Source, open_source
 from .weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
 from .weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
 
@@ -41,11 +38,13 @@ PARTS = (
 CONFIG_KEYS_OF_FILES = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
-def verify_checkpoint(source: Path, output: Path, *, logits: Path | None = None, tolerance: float = 1e-4) -> bool:
-    """Compares and prints a table.
+def verify_checkpoint(
+    source: str | Path, output: Path, *, logits: Path | None = None, tolerance: float = 1e-4
+) -> bool:
+    """Compares two checkpoints and prints a table.
 
     Args:
-        source: folder that `output` was made from.
+        source: folder or Hub id that `output` was made from.
         output: folder to check.
         logits: file with inputs and the logits of another run.
         tolerance: largest difference of a logit; they are computed in float32.
@@ -54,19 +53,23 @@ def verify_checkpoint(source: Path, output: Path, *, logits: Path | None = None,
         Whether there is no difference.
 
     Raises:
-        ValueError: if the folders are not one released checkpoint and one of ours, or cannot be read.
+        OSError: if a Hub id can't be downloaded.
+        ValueError: if the two are not one released checkpoint and one of ours, or cannot be read.
     """
-    released, ours = _sort_out(source, output)
-    config = read_config(ours)
-    problems = config_differences(read_json(released / "config.json"), config)
+    released, converted = _sort_out(open_source(source), open_source(output))
+    config = read_config(converted)
+    problems = config_differences(read_json(released.folder / "config.json"), config)
+    released.fetch_weights()
+    converted.fetch_weights()
 
+    ours = converted.folder
     WeightFiles.from_folder(ours)  # names a file that cannot be read
     model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
     problems += [f"loading: {key}: {value}" for key, value in report.items() if value]
     processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
     processor_class.from_pretrained(ours)
 
-    weights = WeightFiles.from_folder(released)
+    weights = WeightFiles.from_folder(released.folder)
     shapes = model_shapes(config)
     rows = weights.shapes.get("model.embed_tokens.weight", shapes[INPUT_EMBEDDINGS])[0]
     plan = plan_weights(weights.shapes, with_rows(shapes, rows), config.projector_config)
@@ -97,9 +100,9 @@ def verify_checkpoint(source: Path, output: Path, *, logits: Path | None = None,
     return not problems
 
 
-def _sort_out(source: Path, output: Path) -> tuple[Path, Path]:
-    """The released and our folder, in this order."""
-    kinds = [read_json(folder / "config.json").get("model_type") for folder in (source, output)]
+def _sort_out(source: Source, output: Source) -> tuple[Source, Source]:
+    """Returns the released checkpoint and ours, in this order."""
+    kinds = [read_json(checkpoint.folder / "config.json").get("model_type") for checkpoint in (source, output)]
     if kinds[0] in TEXT_CONFIGS and kinds[1] == LlavaUhdV2Config.model_type:
         return source, output
     if kinds[1] in TEXT_CONFIGS and kinds[0] == LlavaUhdV2Config.model_type:
@@ -111,7 +114,7 @@ def _sort_out(source: Path, output: Path) -> tuple[Path, Path]:
 
 
 def config_differences(released: dict[str, Any], config: LlavaUhdV2Config) -> list[str]:
-    """Where our configuration is not what the released config.json says."""
+    """Lists where our configuration is not what the released config.json says."""
     text_config = build_text_config(released)
     text_config.vocab_size = config.text_config.vocab_size
     expected = build_config(released, text_config, config.vision_config, config.image_token_id)
@@ -124,14 +127,14 @@ def config_differences(released: dict[str, Any], config: LlavaUhdV2Config) -> li
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
 def largest_difference(expected: LazyTensor, tensor: Tensor) -> float:
-    """The largest absolute difference, 0 for tensors that are equal bit for bit; infinity for another shape."""
+    """Returns the largest absolute difference: 0 where all bits are equal, infinity where the shapes differ."""
     if list(expected.shape) != list(tensor.shape):
         return float("inf")
     largest, start = 0.0, 0
@@ -146,7 +149,7 @@ def largest_difference(expected: LazyTensor, tensor: Tensor) -> float:
 
 @torch.no_grad()
 def logits_difference(model: torch.nn.Module, path: Path) -> float:
-    """The largest absolute difference of the model's logits from those in a file, padding left out."""
+    """Returns the largest absolute difference of the model's logits from those in a file, padding left out."""
     recorded = load_file(path)
     expected = recorded.pop("logits").float()
     mask = recorded.get("attention_mask", torch.ones_like(recorded["input_ids"])).bool()
@@ -156,23 +159,4 @@ def logits_difference(model: torch.nn.Module, path: Path) -> float:
     return float((logits - expected)[mask[:, positions.long()]].abs().max())
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    source: Annotated[Path, typer.Argument(help="Folder that OUTPUT was made from.", exists=True, file_okay=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to check.", exists=True, file_okay=False)],
-    logits: Annotated[
-        Path | None, typer.Option(help="Safetensors file with inputs and the logits of another run.", exists=True)
-    ] = None,
-    tolerance: Annotated[float, typer.Option(help="Largest difference of a logit.")] = 1e-4,
-) -> None:
-    """Compares a conversion with its source, tensor by tensor."""
-    with errors_as_messages():
-        if not verify_checkpoint(source, output, logits=logits, tolerance=tolerance):
-            raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    app()
+__all__ = ["verify_checkpoint"]

@@ -71,7 +71,7 @@ class WeightFiles:
 
     @classmethod
     def from_folder(cls, folder: Path, stems: Sequence[str] = ("model", "pytorch_model")) -> "WeightFiles":
-        """The weights of a checkpoint folder: those its index names, or all whose names begin with one of `stems`.
+        """Opens the weights of a folder: those its index names, or all whose names begin with one of `stems`.
 
         Raises:
             ValueError: if there are none, or a file of the index is missing.
@@ -82,7 +82,10 @@ class WeightFiles:
                 weight_map = read_json(index).get("weight_map")
                 if not isinstance(weight_map, dict):
                     raise ValueError(f"{index} has no `weight_map`, the table of names and files it must hold.")
-                files = [folder / name for name in sorted(set(weight_map.values()))]
+                names = sorted(set(weight_map.values()))
+                if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
+                    raise ValueError(f"{index} names files outside its folder: {', '.join(outside)}.")
+                files = [folder / name for name in names]
             absent = [path.name for path in files if not path.is_file()]
             if absent:
                 raise ValueError(
@@ -93,7 +96,7 @@ class WeightFiles:
         raise ValueError(f"{folder} has no weights: neither {stems[0]}*.safetensors nor {stems[1]}*.bin.")
 
     def read(self, name: str) -> Tensor:
-        """The tensor of this name, in memory that is mapped to its file."""
+        """Returns the tensor of this name, in memory that is mapped to its file."""
         path = self._path_of[name]
         file = self._mapped[path]
         if file is None:
@@ -176,17 +179,22 @@ class LazyTensor:
 
 
 def stored_tensor(weights: WeightFiles, name: str) -> LazyTensor:
-    """A tensor to be written as it is read."""
+    """Makes a tensor to be written as it is read."""
     return LazyTensor(weights.shapes[name], lambda: [weights.read(name)], (name,))
 
 
+def in_memory(name: str, tensor: Tensor) -> LazyTensor:
+    """Makes a tensor to be written that is in memory already."""
+    return LazyTensor(tensor.shape, lambda: [tensor], (name,))
+
+
 def total_size(tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> int:
-    """Bytes of all tensors in this dtype."""
+    """Counts the bytes of all tensors in this dtype."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values()) * dtype.itemsize
 
 
 def split_into_pieces(parts: Iterable[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Parts in this dtype, contiguous, at most about `PIECE_SIZE` numbers at a time (but at least one row)."""
+    """Yields the parts in this dtype, contiguous, at most about `PIECE_SIZE` numbers (at least one row) at a time."""
     for part in parts:
         rows = part.reshape(1) if part.ndim == 0 else part
         for piece in rows.split(max(1, PIECE_SIZE // max(1, rows[:1].numel()))):
@@ -216,7 +224,7 @@ def write_shards(folder: Path, tensors: Mapping[str, LazyTensor], dtype: torch.d
 
 
 def write_file(path: Path, tensors: Mapping[str, LazyTensor], dtype: torch.dtype) -> dict[str, str]:
-    """As [`write_shards`], into one file."""
+    """Writes one file, as [`write_shards`] writes several."""
     return _write_files({path: tensors}, dtype)
 
 
@@ -254,10 +262,10 @@ def _write_file(
             is_finite = True
             for piece in split_into_pieces(tensor.read(), dtype):
                 is_finite = is_finite and bool(piece.isfinite().all())
-                data = memoryview(piece.flatten().view(torch.uint8).numpy())
-                digest.update(data)
-                file.write(data)
-                progress.update(len(data))
+                numbers = piece.flatten().view(torch.uint8).numpy().data
+                digest.update(numbers)
+                file.write(numbers)
+                progress.update(len(numbers))
             if not is_finite:
                 not_finite.append(name)
             if file.tell() != 8 + len(text) + header[name]["data_offsets"][1]:

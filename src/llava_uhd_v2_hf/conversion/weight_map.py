@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 
 
 INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
@@ -132,6 +133,18 @@ OPERATIONS = {
 }
 
 
+class TensorMismatchError(ValueError):
+    """Raised where tensors do not fit a model; the message lists all problems, one a line.
+
+    Args:
+        summary: first line of the message, without its full stop.
+        problems: what is missing, unknown or of the wrong shape.
+    """
+
+    def __init__(self, summary: str, problems: Sequence[str]):
+        super().__init__(f"{summary}, {len(problems)} problem(s):\n" + "\n".join(problems))
+
+
 @dataclass(frozen=True)
 class Rule:
     """Tensors of a released checkpoint and the tensors of ours that hold the same numbers.
@@ -147,16 +160,16 @@ class Rule:
     operation: str = "rename"
 
     def to_ours(self, released: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Our tensors, by name, from the released ones in the order of `released`."""
+        """Returns our tensors, by name, from the released ones in the order of `released`."""
         return dict(zip(self.ours, OPERATIONS[self.operation].forward(released), strict=True))
 
     def to_released(self, ours: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The released tensors, by name, from ours in the order of `ours`."""
+        """Returns the released tensors, by name, from ours in the order of `ours`."""
         return dict(zip(self.released, OPERATIONS[self.operation].backward(ours), strict=True))
 
 
 def build_rules(names: Iterable[str], projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
-    """All rules for a model whose state dict has these names and whose projector has this configuration."""
+    """Returns all rules for a model whose state dict has these names and whose projector has this configuration."""
     return [*_prefix_rules(names), *_attention_rules(projector), *_upsampler_rules(projector)]
 
 
@@ -213,7 +226,7 @@ def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
 
 
 def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
-    """Name and shape of every tensor that a checkpoint of this configuration holds."""
+    """Returns name and shape of every tensor that a checkpoint of this configuration holds."""
     with torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -223,13 +236,13 @@ def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
 
 
 def with_rows(shapes: Mapping[str, Sequence[int]], rows: int) -> dict[str, list[int]]:
-    """Our shapes with another number of rows in the embeddings."""
+    """Returns our shapes with another number of rows in the embeddings."""
     tables = {INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS} & shapes.keys()
     return {name: [rows, *shape[1:]] if name in tables else list(shape) for name, shape in shapes.items()}
 
 
 def unused_fillings(config: LlavaUhdV2Config) -> dict[str, tuple[list[int], str]]:
-    """Shape and filling ("normal", "zeros", "ones") of the released tensors that are never used, by name.
+    """Returns shape and filling ("normal", "zeros", "ones") of the released tensors that are never used, by name.
 
     The copy of the vision tower is not among them.
     """
@@ -274,7 +287,7 @@ def plan_weights(
         projector: configuration of our projector.
 
     Raises:
-        ValueError: if a tensor is missing, unknown or of the wrong shape; one message names all of them.
+        TensorMismatchError: if a tensor is missing, unknown or of the wrong shape.
     """
     rules = build_rules(our_shapes, projector)
     by_our_name = {name: rule for rule in rules for name in rule.ours}
@@ -284,9 +297,8 @@ def plan_weights(
     unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
     problems += [f"unknown: `{name}` {list(released_shapes[name])}" for name, reason in unused.items() if not reason]
     if problems:
-        raise ValueError(
-            f"The checkpoint's tensors do not fit the model that its config.json describes, {len(problems)} "
-            "problem(s):\n" + "\n".join(problems)
+        raise TensorMismatchError(
+            "The checkpoint's tensors do not fit the model that its config.json describes", problems
         )
     return WeightPlan(by_our_name, unused)
 
@@ -294,7 +306,7 @@ def plan_weights(
 def rule_problems(
     rules: Iterable[Rule], released_shapes: Mapping[str, Sequence[int]], our_shapes: Mapping[str, Sequence[int]]
 ) -> list[str]:
-    """What is missing or of the wrong shape among the released tensors that the rules take, in words."""
+    """Lists what is missing or of the wrong shape among the released tensors that the rules take, in words."""
     problems = []
     for rule in rules:
         ours = [torch.empty(tuple(our_shapes[name]), device="meta") for name in rule.ours]
@@ -309,5 +321,5 @@ def rule_problems(
 
 
 def reason_to_leave_out(name: str) -> str:
-    """Why a released tensor that no rule takes has no place in our model; empty if there is no reason."""
+    """Returns why a released tensor that no rule takes has no place in our model; empty if there is no reason."""
     return next((reason for pattern, reason in UNUSED if fnmatchcase(name, pattern)), "")

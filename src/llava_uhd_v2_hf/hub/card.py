@@ -2,9 +2,10 @@
 """The model card of a checkpoint: rendered from model_cards/, and checked before anything is published."""
 
 import re
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,23 +40,24 @@ class CardRequest:
     datasets: Sequence[str] = ()
 
 
-def cards_folder() -> Path:
-    """model_cards/ of a clone, or where an installed wheel has put it.
+def cards_folder() -> Traversable:
+    """Returns the folder of card templates: in the package where a wheel is installed, model_cards/ in a clone.
 
     Raises:
         FileNotFoundError: if it is in neither place.
     """
+    packaged = resources.files(__package__) / "model_cards"  # setup.py copies it there
     clone = Path(__file__).parents[3] / "model_cards"
-    installed = Path(sysconfig.get_path("data")) / "share/llava-uhd-v2-hf/model_cards"
-    for folder in (clone, installed):
+    for folder in (packaged, clone):
         if (folder / f"{TEMPLATE}.md").is_file():
             return folder
-    raise FileNotFoundError(f"There is no {TEMPLATE}.md in {clone} or {installed}; install the package again.")
+    raise FileNotFoundError(f"There is no {TEMPLATE}.md in {packaged} or {clone}; install the package again.")
 
 
 def card_names() -> list[str]:
     """The cards of released checkpoints, by the names that `--card` takes."""
-    return sorted(path.stem for path in cards_folder().glob("*.md") if path.stem != TEMPLATE)
+    names = [file.name for file in cards_folder().iterdir() if file.name.endswith(".md")]
+    return sorted({name.removesuffix(".md") for name in names} - {TEMPLATE})
 
 
 def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: bool) -> ModelCard:
@@ -82,19 +84,23 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
         data: CardData = ModelCardData(library_name=LIBRARY, pipeline_tag=PIPELINE_TAG, tags=TAGS)
         body = ""
     elif request.name in card_names():
-        card = _load_card(cards_folder() / f"{request.name}.md")
+        card = ModelCard(_read_template(request.name))
         data, body = card.data, card.text.strip()
     else:
         raise ValueError(f"There is no card {request.name!r}; choose one of {', '.join([*card_names(), TEMPLATE])}.")
     _replace_metadata(data, request)
     return ModelCard.from_template(
         cast(ModelCardData, data),
-        template_path=str(cards_folder() / f"{TEMPLATE}.md"),
+        template_str=_read_template(TEMPLATE),
         title=data.get("model_name") or repo_id.rpartition("/")[2],
         repo_id=repo_id,
         with_code=with_code,
         body=body,
     )
+
+
+def _read_template(name: str) -> str:
+    return (cards_folder() / f"{name}.md").read_text(encoding="utf-8")
 
 
 def _replace_metadata(data: CardData, request: CardRequest) -> None:

@@ -33,6 +33,22 @@ def base_of(adapter: str) -> str:
     return base
 
 
+def find_folder(name: str) -> Path | None:
+    """Tells a local folder from a Hub id; a folder that exists wins.
+
+    Returns:
+        The folder, or None for a Hub id.
+
+    Raises:
+        ValueError: if there is no such folder and the name is not a valid Hub id.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).parent.is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise ValueError(f"There is no folder {name}, and it is no Hub id like org/name.")
+    return None
+
+
 def check_checkpoint(model: str) -> str:
     """Looks whether a model is one of ours.
 
@@ -56,12 +72,9 @@ def check_checkpoint(model: str) -> str:
         except (OSError, ValueError) as error:
             reason = f"The checkpoint of the adapter {model}, its `base_model_name_or_path`, can't be used: {error}"
             raise (ValueError if isinstance(error, ValueError) else OSError)(reason) from error
-    config_file = Path(model) / "config.json"
-    if Path(model).is_dir():
-        if not config_file.is_file():
-            raise ValueError(f"{model} is no checkpoint folder: {config_file} is not there.")
-    elif Path(model).parent.is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise ValueError(f"There is no folder {model}, and it is no Hub id like org/name.")
+    folder = find_folder(model)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ValueError(f"{model} is no checkpoint folder: {folder / 'config.json'} is not there.")
     try:
         model_type = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
     except OSError as error:
@@ -69,9 +82,9 @@ def check_checkpoint(model: str) -> str:
     if model_type != LlavaUhdV2Config.model_type:
         raise ValueError(
             f"{model} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`. "
-            "Convert a released checkpoint with convert/convert_checkpoint.py first."
+            "Convert a released checkpoint with `llava-uhd-v2 convert` first."
         )
     return model
 
 
-__all__ = ["base_of", "check_checkpoint", "is_adapter"]
+__all__ = ["base_of", "check_checkpoint", "find_folder", "is_adapter"]
