@@ -221,7 +221,7 @@ def test_bad_parts_are_refused(clip, llama, vdim_file, tmp_path):
     torch.save({"model.mm_projector.ln_q.bias": torch.zeros(5)}, tmp_path / "part.bin")
     refused(clip, llama, output, projector=tmp_path / "part.bin", match="missing: `model.mm_projector.pos_embed`")
     refused(clip, llama, output, slice_separator_id=29892, match="`slice_separator_id`=29892 is outside")
-    refused(llama, llama, output, match="is not supported; use one of clip_vision_model")
+    refused(llama, llama, output, match="is not supported. Choose one of clip_vision_model")
     shutil.copytree(llama, tmp_path / "text")
     weights = read_weights(llama)
     save_file({**weights, "model.extra": torch.zeros(1)}, tmp_path / "text/model.safetensors")

@@ -33,28 +33,28 @@ UNITS = {
 }
 # What the paper or the released code defines, and where.
 FROM_THE_PAPER = {
-    "configuration_llava_uhd_v2.LlavaUhdV2Config": "paper 3.4",
-    "configuration_llava_uhd_v2.LlavaUhdV2ProjectorConfig": "paper 3.2, A.2",
-    "geometry_llava_uhd_v2.choose_pooling_grid": "paper eq. 3",
-    "geometry_llava_uhd_v2.plan_slices": "paper 3.4",
-    "geometry_llava_uhd_v2.token_layout": "paper 3.4",
-    "hiwin_llava_uhd_v2.LlavaUhdV2WindowAttention": "paper eq. 4, 5",
-    "hiwin_llava_uhd_v2.roi_align_weights": "released code",
-    "hiwin_llava_uhd_v2.sincos_position_table": "released code",
-    "image_processing_llava_uhd_v2.LlavaUhdV2ImageProcessor": "paper 3.4",
-    "modeling_llava_uhd_v2.LlavaUhdV2Model.get_image_features": "paper 3.2 to 3.4",
-    "projector_llava_uhd_v2.LlavaUhdV2Projector": "paper 3.2 and 3.3",
+    "model.configuration_llava_uhd_v2.LlavaUhdV2Config": "paper 3.4",
+    "model.configuration_llava_uhd_v2.LlavaUhdV2ProjectorConfig": "paper 3.2, A.2",
+    "model.geometry_llava_uhd_v2.choose_pooling_grid": "paper eq. 3",
+    "model.geometry_llava_uhd_v2.plan_slices": "paper 3.4",
+    "model.geometry_llava_uhd_v2.token_layout": "paper 3.4",
+    "model.window_attention_llava_uhd_v2.LlavaUhdV2WindowAttention": "paper eq. 4, 5",
+    "model.window_attention_llava_uhd_v2.roi_align_weights": "released code",
+    "model.window_attention_llava_uhd_v2.sincos_position_table": "released code",
+    "model.image_processing_llava_uhd_v2.LlavaUhdV2ImageProcessor": "paper 3.4",
+    "model.modeling_llava_uhd_v2.LlavaUhdV2Model.get_image_features": "paper 3.2 to 3.4",
+    "model.projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector": "paper 3.2 and 3.3",
     "training.stages.finetune.run.finetune": "paper 4.1",
     "data.labels.released_chatml_labels": "released",
     "data.labels.template_labels": "released",
     "data.lengths.ModalityLengthSampler": "released",
     "training.parameter_groups.plan_parts": "paper 4.1",
     "data.pre_resize.pre_resized": "released",
-    "vdim_llava_uhd_v2.LlavaUhdV2BilinearUpsampler": "paper's table 3",
-    "vdim_llava_uhd_v2.LlavaUhdV2Upsampler": "paper 3.2",
-    "vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage": "paper A.2, eq. 6 to 8",
-    "vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage.range_weights": "eq. 8",
-    "vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage.spatial_weights": "eq. 7",
+    "model.upsamplers_bilinear_llava_uhd_v2.LlavaUhdV2BilinearUpsampler": "paper's table 3",
+    "model.upsamplers_vdim_llava_uhd_v2.LlavaUhdV2Upsampler": "paper 3.2",
+    "model.upsamplers_vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage": "paper A.2, eq. 6 to 8",
+    "model.upsamplers_vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage.range_weights": "eq. 8",
+    "model.upsamplers_vdim_llava_uhd_v2.LlavaUhdV2UpsamplerStage.spatial_weights": "eq. 7",
 }
 
 
@@ -140,8 +140,8 @@ RULES = [
 def test_there_are_public_names_of_every_kind():
     names = {item.name for item in PUBLIC}
     assert {
-        "geometry_llava_uhd_v2.plan_slices",
-        "modeling_llava_uhd_v2.LlavaUhdV2Model.forward",
+        "model.geometry_llava_uhd_v2.plan_slices",
+        "model.modeling_llava_uhd_v2.LlavaUhdV2Model.forward",
         "data.collation.ConversationCollator.__call__",
         "data.lengths.measure_lengths",
     } <= names
@@ -181,7 +181,7 @@ def mistaken(height: int, maps: torch.Tensor, **kwargs) -> torch.Tensor:
     ],
 )
 def test_mistakes_are_seen(rule, function, problems):
-    assert list(rule(Public("geometry_llava_uhd_v2.plan_slices", function))) == problems
+    assert list(rule(Public("model.geometry_llava_uhd_v2.plan_slices", function))) == problems
 
 
 def exported(module: str) -> list[str]:

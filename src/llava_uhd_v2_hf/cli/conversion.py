@@ -85,7 +85,7 @@ def assemble(
         Path | None, typer.Option(help="The authors' mm_projector.bin after stage 1.", show_default=False)
     ] = None,
     levels: Annotated[str, typer.Option(help="Levels of the pyramid.")] = "0,1,2",
-    upsampler: Annotated[Literal["vdim", "bilinear"], typer.Option(help="How features are up-sampled.")] = "vdim",
+    upsampler: Annotated[str, typer.Option(help="How features are up-sampled: vdim, bilinear.")] = "vdim",
     query_grid: Annotated[tuple[int, int], typer.Option(help="Rows and columns of tokens of a view.")] = (12, 12),
     num_query_sets: Annotated[int, typer.Option(help="Sets of queries: released 4, paper 1.")] = 4,
     max_slices: Annotated[int, typer.Option(min=1, help="Of an image: released 9, paper 6.")] = MAX_SLICES,

@@ -145,8 +145,11 @@ def build_rows(
 
     Args:
         levels, views, grid: as [`build_operators`].
-        coarser: the matrices of all lower levels.
+        coarser: the matrices of all lower levels, each (v, y, x, m).
         rows: begin with an even number.
+
+    Returns:
+        (v, rows, x, m).
     """
     index = len(coarser)
     level = levels[index]

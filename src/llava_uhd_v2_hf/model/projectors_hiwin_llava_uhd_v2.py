@@ -59,7 +59,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         Args:
             config: of the projector.
             height: of the view, in patches.
-            width: likewise.
+            width: of the view, in patches.
         """
         rows, columns = config.query_grid
         return rows, columns
@@ -71,7 +71,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         Args:
             config: of the projector.
             height: of the view, in patches.
-            width: likewise.
+            width: of the view, in patches.
         """
         rows, columns = config.query_grid
         return [

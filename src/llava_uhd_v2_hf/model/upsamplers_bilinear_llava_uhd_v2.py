@@ -35,7 +35,12 @@ class LlavaUhdV2BilinearUpsampler(nn.Module):
         return [features, *scaled]
 
     def linear_levels(self, features: torch.Tensor, pixels: torch.Tensor) -> list[Level]:
-        """Returns every level as an operator and its sources; see [`~LlavaUhdV2BilinearUpsampler.forward`]."""
+        """Returns every level as an operator and its sources.
+
+        Args:
+            features: (v, c, h, w), level 0.
+            pixels: (v, 3, patch * h, patch * w); not used.
+        """
         sources = map_sources(features)
         levels = [Level(sources)]
         for level in range(1, self.steps + 1):

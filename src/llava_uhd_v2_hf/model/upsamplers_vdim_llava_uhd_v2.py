@@ -167,7 +167,10 @@ class LlavaUhdV2Upsampler(nn.Module):
 
     @property
     def linear_levels(self) -> Callable[[torch.Tensor, torch.Tensor], list[Level]] | None:
-        """[`~LlavaUhdV2Upsampler.find_levels`]; None where a layer whose weight it reads must be called."""
+        """[`~LlavaUhdV2Upsampler.find_levels`]; None where a layer whose weight it reads must be called.
+
+        It takes features (v, c, h, w) and pixels (v, 3, patch * h, patch * w).
+        """
         hooked = any(map(is_hooked, self.stages))
         return self.find_levels if not hooked and all(map(has_plain_weights, self.fixups.values())) else None
 

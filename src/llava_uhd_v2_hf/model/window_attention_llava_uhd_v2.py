@@ -128,7 +128,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
 
         Args:
             height: of the view, in patches.
-            width: likewise.
+            width: of the view, in patches.
         """
         return [self.pooling_grid_rule(height, width, level, self.pooling_grids) for level in self.levels]
 
