@@ -81,7 +81,8 @@ def temporary_folder(place: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # not renamed
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_folder(target: Path, key_file: str) -> None:
