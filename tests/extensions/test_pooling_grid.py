@@ -8,46 +8,13 @@ from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import POOLING_GRIDS
 from tests.extensions.outside import growing_grids
-from tests.support.finetune_data import write_checkpoint
-from tests.support.journeys import (
-    check_cost_and_inspection,
-    check_export,
-    check_generation,
-    check_lora,
-    check_saving,
-    check_training,
-)
+from tests.support.journeys import Journey
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    projector = {"pooling_grid_rule": "growing"}
-    return write_checkpoint(tmp_path_factory.mktemp("growing") / "model", width=32, projector=projector)
-
-
-def test_saving_and_loading(checkpoint, tmp_path):
-    check_saving(checkpoint, tmp_path, "projector_config", "pooling_grid_rule", "growing")
-
-
-def test_generation(checkpoint):
-    check_generation(checkpoint)
-
-
-def test_cost_and_inspection(checkpoint, tmp_path):
-    check_cost_and_inspection(checkpoint, tmp_path)
-
-
-def test_training(checkpoint, samples, tmp_path):
-    check_training(checkpoint, samples, tmp_path, "projector.window_attention.key")
-
-
-def test_lora_with_merge(checkpoint):
-    check_lora(checkpoint, r".*(window_attention\.(key|value)|language_model.*q_proj)")
-
-
-@pytest.mark.slow
-def test_export_with_code(checkpoint, tmp_path):
-    check_export(checkpoint, tmp_path, growing_grids.__name__)
+class TestGrowingGrids(Journey):
+    changes = {"projector": {"pooling_grid_rule": "growing"}}
+    named_by = ("projector_config", "pooling_grid_rule")
+    extension = growing_grids.__name__
 
 
 @torch.no_grad()

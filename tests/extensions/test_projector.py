@@ -12,82 +12,46 @@ from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import PROJECTORS
 from llava_uhd_v2_hf.pictures.attention import place_weights
 from llava_uhd_v2_hf.pictures.pyramid import PyramidParts
 from tests.extensions.outside import patch_mlp
-from tests.support.finetune_data import write_checkpoint
-from tests.support.journeys import (
-    check_cost_and_inspection,
-    check_export,
-    check_generation,
-    check_lora,
-    check_saving,
-    check_training,
-    picture,
-    prepare,
-)
+from tests.support.journeys import Journey, picture, prepare
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    projector = {"projector_type": "patch_mlp"}
-    return write_checkpoint(tmp_path_factory.mktemp("patch_mlp") / "model", width=32, projector=projector)
+class TestPatchMlp(Journey):
+    changes = {"projector": {"projector_type": "patch_mlp"}}
+    named_by = ("projector_config", "projector_type")
+    trained = "projector."
+    targets = r".*(projector\.(expand|project)|language_model.*q_proj)"
+    extension = patch_mlp.__name__
 
+    def test_a_token_stands_for_each_patch_in_its_place(self, checkpoint):
+        processor = AutoProcessor.from_pretrained(checkpoint)
+        plan = processor.image_processor.slice_plan(picture().height, picture().width)
+        (rows, columns), (height, width) = plan.grid, (side // 14 for side in plan.slice_size)
+        overview = (plan.overview_size[0] // 14) * (plan.overview_size[1] // 14)
+        assert (height, width) != (plan.overview_size[0] // 14, plan.overview_size[1] // 14)
+        separators = rows * height + 1  # one a line of the woven slices, one behind them
+        ids = prepare(checkpoint)["input_ids"]
+        expected = rows * columns * height * width + separators + overview
+        assert (ids == processor.image_token_id).sum() == expected
 
-def test_saving_and_loading(checkpoint, tmp_path):
-    check_saving(checkpoint, tmp_path, "projector_config", "projector_type", "patch_mlp")
+    @torch.no_grad()
+    def test_attention_is_drawn_at_the_patches(self, checkpoint):
+        model, processor = (
+            AutoModelForImageTextToText.from_pretrained(checkpoint),
+            AutoProcessor.from_pretrained(checkpoint),
+        )
+        inspection = inspect_image(picture(), processor.image_processor, model.config)
+        maps = place_weights(torch.arange(len(inspection.order)).float(), inspection)
+        assert maps.slices.shape[1:] == inspection.token_grid
+        last = len(inspection.order) - maps.overview.size
+        assert maps.overview.flatten().tolist() == list(range(last, len(inspection.order)))
 
-
-def test_generation(checkpoint):
-    check_generation(checkpoint)
-
-
-def test_cost_and_inspection(checkpoint, tmp_path):
-    check_cost_and_inspection(checkpoint, tmp_path)
-
-
-def test_training(checkpoint, samples, tmp_path):
-    check_training(checkpoint, samples, tmp_path, "projector.")
-
-
-def test_lora_with_merge(checkpoint):
-    check_lora(checkpoint, r".*(projector\.(expand|project)|language_model.*q_proj)")
-
-
-@pytest.mark.slow
-def test_export_with_code(checkpoint, tmp_path):
-    check_export(checkpoint, tmp_path, patch_mlp.__name__)
-
-
-def test_a_token_stands_for_each_patch_in_its_place(checkpoint):
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    plan = processor.image_processor.slice_plan(picture().height, picture().width)
-    (rows, columns), (height, width) = plan.grid, (side // 14 for side in plan.slice_size)
-    overview = (plan.overview_size[0] // 14) * (plan.overview_size[1] // 14)
-    assert (height, width) != (plan.overview_size[0] // 14, plan.overview_size[1] // 14)
-    separators = rows * height + 1  # one a line of the woven slices, one behind them
-    ids = prepare(checkpoint)["input_ids"]
-    expected = rows * columns * height * width + separators + overview
-    assert (ids == processor.image_token_id).sum() == expected
-
-
-@torch.no_grad()
-def test_attention_is_drawn_at_the_patches(checkpoint):
-    model, processor = (
-        AutoModelForImageTextToText.from_pretrained(checkpoint),
-        AutoProcessor.from_pretrained(checkpoint),
-    )
-    inspection = inspect_image(picture(), processor.image_processor, model.config)
-    maps = place_weights(torch.arange(len(inspection.order)).float(), inspection)
-    assert maps.slices.shape[1:] == inspection.token_grid
-    last = len(inspection.order) - maps.overview.size
-    assert maps.overview.flatten().tolist() == list(range(last, len(inspection.order)))
-
-
-def test_what_the_projector_does_not_have_is_refused(checkpoint):
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
-    with pytest.raises(ValueError, match="`patch_mlp` has no products of weights"):
-        model.fold_projector()
-    model.unfold_projector()
-    with pytest.raises(ValueError, match="`patch_mlp` has no feature pyramid"):
-        PyramidParts.of_model(model, AutoProcessor.from_pretrained(checkpoint).image_processor)
+    def test_what_the_projector_does_not_have_is_refused(self, checkpoint):
+        model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+        with pytest.raises(ValueError, match="`patch_mlp` has no products of weights"):
+            model.fold_projector()
+        model.unfold_projector()
+        with pytest.raises(ValueError, match="`patch_mlp` has no feature pyramid"):
+            PyramidParts.of_model(model, AutoProcessor.from_pretrained(checkpoint).image_processor)
 
 
 def test_names_and_interfaces_are_checked(tiny_config, monkeypatch):

@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""A format of data from outside the package: the program of docs/data.md, which reads .csv files."""
+"""A format of data from outside the package: the extension of docs/data.md, which reads .csv files."""
 
 import csv
 import gc
@@ -23,12 +23,13 @@ from llava_uhd_v2_hf.data.samples import ConversationDataset
 from llava_uhd_v2_hf.data.sources import SOURCES, find_source
 from llava_uhd_v2_hf.data.streams import ConversationStream
 from tests.support.finetune_runs import logged, run_command, train
+from tests.support.hub_process import CLI
 from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """The documented program."""
+    """The documented extension."""
     [text] = re.findall(r"^```python\n(# csv_format.py\n.*?)^```$", (ROOT / "docs/data.md").read_text(), re.M | re.S)
     path = tmp_path_factory.mktemp("program") / "csv_format.py"
     path.write_text(text)
@@ -37,7 +38,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture
 def registered(program, monkeypatch):
-    """The format, registered by an import of the program."""
+    """The format, registered by an import of the extension."""
     monkeypatch.syspath_prepend(program.parent)
     module = importlib.import_module("csv_format")
     yield module.read_csv
@@ -76,8 +77,8 @@ def same_weights(folder, other):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_commands_of_the_program_read_it(program, table):
-    command = run_command(sys.executable, program, "data", "check", table, stdout=-1, text=True)
+def test_a_command_with_the_extension_reads_it(program, table):
+    command = run_command(*CLI, "--extension", program, "data", "check", table, stdout=-1, text=True)
     assert command.communicate()[0] == "32 samples, 32 images, 0 that would stop a training\n"
     assert command.returncode == 0
 

@@ -9,57 +9,27 @@ from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.inference.towers import load_tower, tower_features
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import TOWERS
 from tests.extensions.outside import vit_tower
-from tests.support.finetune_data import write_checkpoint
-from tests.support.journeys import (
-    check_cost_and_inspection,
-    check_export,
-    check_generation,
-    check_lora,
-    check_saving,
-    check_training,
-)
+from tests.support.journeys import Journey
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("vit") / "model", width=32, vision={"model_type": "vit"})
+class TestVit(Journey):
+    changes = {"vision": {"model_type": "vit"}}
+    named_by = ("vision_config", "model_type")
+    targets = r".*(vision_tower.*0.attention.[qv]_proj|language_model.*q_proj)"
+    extension = vit_tower.__name__
 
-
-def test_saving_and_loading(checkpoint, tmp_path):
-    check_saving(checkpoint, tmp_path, "vision_config", "model_type", "vit")
-
-
-def test_generation(checkpoint):
-    check_generation(checkpoint)
-
-
-def test_cost_and_inspection(checkpoint, tmp_path):
-    check_cost_and_inspection(checkpoint, tmp_path)
-
-
-def test_training(checkpoint, samples, tmp_path):
-    check_training(checkpoint, samples, tmp_path, "projector.window_attention.key")
-
-
-def test_lora_with_merge(checkpoint):
-    check_lora(checkpoint, r".*(vision_tower.*0.attention.[qv]_proj|language_model.*q_proj)")
-
-
-@pytest.mark.slow
-def test_export_with_code(checkpoint, tmp_path):
-    check_export(checkpoint, tmp_path, vit_tower.__name__)
-
-
-@torch.no_grad()
-def test_features_are_the_towers_own(checkpoint, tmp_path):
-    visual = AutoModelForImageTextToText.from_pretrained(checkpoint).model.visual.eval()
-    visual.vision_tower.save_pretrained(tmp_path)
-    network, config = load_tower(str(tmp_path), -2)
-    pixels = torch.randn(2, 3, 28, 70, generator=torch.Generator().manual_seed(0))
-    whole = network(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
-    expected = whole.hidden_states[-2][:, 1:].mT.unflatten(2, (2, 5))
-    torch.testing.assert_close(tower_features(network, pixels, config), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(visual.encode_views(pixels)[-1].mT.unflatten(2, (2, 5)), expected, rtol=0, atol=1e-5)
+    @torch.no_grad()
+    def test_features_are_the_towers_own(self, checkpoint, tmp_path):
+        visual = AutoModelForImageTextToText.from_pretrained(checkpoint).model.visual.eval()
+        visual.vision_tower.save_pretrained(tmp_path)
+        network, config = load_tower(str(tmp_path), -2)
+        pixels = torch.randn(2, 3, 28, 70, generator=torch.Generator().manual_seed(0))
+        whole = network(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
+        expected = whole.hidden_states[-2][:, 1:].mT.unflatten(2, (2, 5))
+        torch.testing.assert_close(tower_features(network, pixels, config), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            visual.encode_views(pixels)[-1].mT.unflatten(2, (2, 5)), expected, rtol=0, atol=1e-5
+        )
 
 
 def test_names_and_interfaces_are_checked(tiny_config, monkeypatch):

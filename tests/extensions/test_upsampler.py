@@ -9,21 +9,13 @@ from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Projec
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS
 from tests.extensions.outside import deconvolution, nearest  # noqa: F401  registers them
-from tests.support.finetune_data import write_checkpoint
-from tests.support.journeys import (
-    check_cost_and_inspection,
-    check_export,
-    check_generation,
-    check_lora,
-    check_saving,
-    check_training,
-)
+from tests.support.journeys import Journey
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    projector = {"upsampler": "deconvolution", "levels": [0, 1, 2]}
-    return write_checkpoint(tmp_path_factory.mktemp("deconvolution") / "model", width=32, projector=projector)
+class TestDeconvolution(Journey):
+    changes = {"projector": {"upsampler": "deconvolution", "levels": [0, 1, 2]}}
+    named_by = ("projector_config", "upsampler")
+    extension = deconvolution.__name__
 
 
 @torch.no_grad()
@@ -31,7 +23,7 @@ def checkpoint(tmp_path_factory):
     ("upsampler", "dtype", "reordered"),
     [
         ("deconvolution", torch.float32, False),
-        ("nearest", torch.float64, True),
+        ("repeated", torch.float64, True),
         ("bilinear", torch.float64, True),
         ("vdim", torch.float64, True),
     ],
@@ -45,31 +37,6 @@ def test_every_order_computes_what_the_plain_one_does(mid_projector, upsampler, 
     [expected] = projector([features], [pixels], plain=True)
     torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-6)
     assert expected.std() > 0.01
-
-
-def test_saving_and_loading(checkpoint, tmp_path):
-    check_saving(checkpoint, tmp_path, "projector_config", "upsampler", "deconvolution")
-
-
-def test_generation(checkpoint):
-    check_generation(checkpoint)
-
-
-def test_cost_and_inspection(checkpoint, tmp_path):
-    check_cost_and_inspection(checkpoint, tmp_path)
-
-
-def test_training(checkpoint, samples, tmp_path):
-    check_training(checkpoint, samples, tmp_path, "projector.window_attention.key")
-
-
-def test_lora_with_merge(checkpoint):
-    check_lora(checkpoint, r".*(window_attention\.(key|value)|language_model.*q_proj)")
-
-
-@pytest.mark.slow
-def test_export_with_code(checkpoint, tmp_path):
-    check_export(checkpoint, tmp_path, deconvolution.__name__)
 
 
 def test_new_weights_are_initialised(tiny_config):

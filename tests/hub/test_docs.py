@@ -20,6 +20,7 @@ def test_commands_of_the_documentation_run(server, checkpoint, tmp_path):
     assert len(commands) >= 5
     for name in ("llava-uhd-v2-vicuna-7b", "my-checkpoint"):
         shutil.copytree(checkpoint, tmp_path / name)
+    (tmp_path / "my_upsampler.py").write_text("")  # what it registers is in tests/extensions
     for _, *arguments in commands:
         done = subprocess.run(
             [*CLI, *arguments], cwd=tmp_path, env=server.environment(), text=True, capture_output=True

@@ -163,7 +163,7 @@ def test_bad_projector_values_are_named(name, value):
         ({"text_config": {"hidden_size": 6, "num_attention_heads": 3}}, "`hidden_size`=6 .*multiple of 4"),
         ({"text_config": {"model_type": "lama"}}, "`lama`"),
         ({"text_config": {"model_type": "llava"}}, "`llava` has no `hidden_size`"),
-        ({"vision_config": {"model_type": "vit"}}, "`vit` is not supported"),
+        ({"vision_config": {"model_type": "beit"}}, "`beit` is not supported"),
         ({"vision_config": {"num_channels": 1}}, "`num_channels` is 1"),
         ({"projector_config": {"num_attention_heads": 5}}, "`hidden_size`=4096 .*`num_attention_heads`=5"),
     ],

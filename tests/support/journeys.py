@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
@@ -16,6 +17,7 @@ from llava_uhd_v2_hf.inference.cost import estimate_cost
 from tests.support.auto_class_results import assert_same, compute
 from tests.support.commands import run_cli
 from tests.support.environments import make_environment
+from tests.support.finetune_data import write_checkpoint
 from tests.support.paths import ROOT
 
 
@@ -130,3 +132,45 @@ def check_export(folder: Path, tmp_path: Path, extension: str) -> None:
     python = make_environment(tmp_path / "environment")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
     assert_same(compute("code", exported, results, python, isolated=True, env=environment, cwd=tmp_path), expected)
+
+
+class Journey:
+    """The tests of one kind, from config to export. A subclass says which; see the attributes.
+
+    Attributes:
+        changes: of `write_checkpoint`'s config, by part.
+        named_by: part and field of the config that name the kind.
+        trained: in the names of weights that a step of `train sft` changes.
+        targets: layers that get LoRA, a regular expression.
+        extension: module that registers the kind.
+    """
+
+    changes: dict[str, dict[str, object]]
+    named_by: tuple[str, str]
+    trained = "projector.window_attention.key"
+    targets = r".*(window_attention\.(key|value)|language_model.*q_proj)"
+    extension = ""
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory):
+        return write_checkpoint(tmp_path_factory.mktemp("journey") / "model", width=32, **self.changes)
+
+    def test_saving_and_loading(self, checkpoint, tmp_path):
+        part, field = self.named_by
+        check_saving(checkpoint, tmp_path, part, field, self.changes[part.removesuffix("_config")][field])
+
+    def test_generation(self, checkpoint):
+        check_generation(checkpoint)
+
+    def test_cost_and_inspection(self, checkpoint, tmp_path):
+        check_cost_and_inspection(checkpoint, tmp_path)
+
+    def test_training(self, checkpoint, samples, tmp_path):
+        check_training(checkpoint, samples, tmp_path, self.trained)
+
+    def test_lora_with_merge(self, checkpoint):
+        check_lora(checkpoint, self.targets)
+
+    @pytest.mark.slow
+    def test_export_with_code(self, checkpoint, tmp_path):
+        check_export(checkpoint, tmp_path, self.extension)

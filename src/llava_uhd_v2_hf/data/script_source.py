@@ -1,33 +1,25 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Records that a user's Python file generates during the training, such as rendered documents."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..utils.python_files import run_python_file
+
 
 @lru_cache
 def load_script(path: str) -> ModuleType:
-    """The module in a file; what lies beside it can be imported by it.
+    """Returns the module in a file; what lies beside it can be imported by it.
 
     Raises:
         ValueError: if the file can't be run, or has no function `records` or no number `SHARDS`.
     """
-    file = Path(path).resolve()
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if not file.is_file() or spec is None or spec.loader is None:
+    if not Path(path).is_file():
         raise ValueError(f"There is no Python file {path}; set `data.source`.")
-    module = importlib.util.module_from_spec(spec)
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(f"{path} can't be run: {type(error).__name__}: {error}.") from error
+    module = run_python_file(path)
     shards = getattr(module, "SHARDS", None)
     if not callable(getattr(module, "records", None)) or not isinstance(shards, int) or shards < 1:
         raise ValueError(f"{path} must have a function `records(split, shard)` and a number `SHARDS` of at least 1.")

@@ -7,17 +7,19 @@ they are first asked for.
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
     # transformers copies the files that relative imports name when it loads a model's code, these too
+    from .extensions_llava_uhd_v2 import EXTENSIONS as _extensions
     from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector as _hiwin
     from .towers_llava_uhd_v2 import ClipTower as _towers
     from .upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler as _bilinear
     from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler as _vdim
 
-    _KINDS = (_bilinear, _hiwin, _towers, _vdim)
+    _KINDS = (_bilinear, _extensions, _hiwin, _towers, _vdim)
 
 
 class Registry(dict[str, Any]):
@@ -42,7 +44,7 @@ class Registry(dict[str, Any]):
         entry = super().__getitem__(name)
         if isinstance(entry, str):
             module, _, attribute = entry.rpartition(".")
-            entry = self[name] = getattr(import_module(f".{module}", __name__.rpartition(".")[0]), attribute)
+            entry = self[name] = getattr(import_sibling(module), attribute)
         if missing := [part for part in self.interface if not _has(entry, part)]:
             raise ValueError(
                 f"The {self.kind} `{name}`, {entry.__module__}.{entry.__qualname__}, lacks {', '.join(missing)}; "
@@ -64,7 +66,7 @@ class Registry(dict[str, Any]):
         if name not in self:
             raise ValueError(
                 f"`{field}`: the {self.kind} `{name}` is not supported. Choose one of {', '.join(self)}, or import the"
-                " module that registers it first."
+                " module that registers it first (in commands, `llava-uhd-v2 --extension FILE`)."
             )
 
 
@@ -74,9 +76,14 @@ def _has(entry: Any, part: str) -> bool:
     return attribute is not _has and getattr(attribute, "__name__", "") != "_forward_unimplemented"
 
 
+def import_sibling(name: str) -> ModuleType:
+    """Imports a module of this folder."""
+    return import_module(f".{name}", __name__.rpartition(".")[0])
+
+
 def load_extensions() -> None:
     """Imports the modules that register kinds from outside: a folder with code names those of its model."""
-    from .extensions_llava_uhd_v2 import EXTENSIONS  # noqa: F401
+    import_sibling("extensions_llava_uhd_v2")  # by name: an extension that is being imported may ask a registry
 
 
 UPSAMPLERS = Registry(

@@ -33,4 +33,4 @@ class NearestUpsampler(nn.Module):
         return levels
 
 
-UPSAMPLERS["nearest"] = NearestUpsampler
+UPSAMPLERS["repeated"] = NearestUpsampler
