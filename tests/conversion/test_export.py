@@ -16,6 +16,7 @@ from llava_uhd_v2_hf.conversion.convert import released_names
 from llava_uhd_v2_hf.conversion.export import export_checkpoint, exported_tensors
 from llava_uhd_v2_hf.conversion.released_config import build_config, build_text_config, build_vision_config
 from llava_uhd_v2_hf.conversion.weight_map import model_shapes, plan_weights
+from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import POOLING_GRIDS
 from tests.support.checkpoints import EXPECTED, convert, edit_json, read_weights, write_released
 
 
@@ -164,13 +165,17 @@ def test_tied_embeddings_are_written_twice(reference, tmp_path):
     assert (again / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
 
 
-def test_refuses_what_the_released_code_cannot_compute(checkpoint):
+def test_refuses_what_the_released_code_cannot_compute(checkpoint, monkeypatch):
     config = json.loads((checkpoint / "config.json").read_text())
     edit_json(checkpoint / "config.json", row_separator_id=14, slice_separator_id=44)
     refused(checkpoint, "`row_separator_id`=14, must be 13", "`slice_separator_id`=44")
     config["projector_config"] |= {"query_grid": [6, 24], "layer_norm_eps": 1e-5}
     (checkpoint / "config.json").write_text(json.dumps(config))
     refused(checkpoint, "`projector_config.query_grid`=[6, 24], must be [12, 12]", "layer_norm_eps")
+    monkeypatch.setitem(POOLING_GRIDS, "square", lambda height, width, level, candidates: (2, 2))
+    config["projector_config"] |= {"pooling_grid_rule": "square"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    refused(checkpoint, "`projector_config.pooling_grid_rule`=square, must be selective")
 
 
 def test_refuses_weights_that_do_not_fit(checkpoint):

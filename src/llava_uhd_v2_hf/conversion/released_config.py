@@ -226,7 +226,9 @@ def _refuse_what_was_not_released(config: LlavaUhdV2Config) -> None:
     problems = [
         f"`projector_config.{key}`={getattr(projector, key)}, must be {getattr(released, key)}"
         for key in (
+            "projector_type",
             "upsampler",
+            "pooling_grid_rule",
             "num_query_sets",
             "query_grid",
             "pooling_grids",

@@ -136,7 +136,7 @@ def cast_frozen_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 def switch_dropout_off(module: nn.Module) -> None:
     for child in module.modules():
-        if isinstance(child, nn.Dropout2d):
+        if isinstance(child, (nn.Dropout, nn.Dropout2d)):
             child.p = 0.0
 
 
