@@ -113,7 +113,7 @@ def count_parts(config: LlavaUhdV2Config, plan: SlicePlan, text_tokens: int) -> 
         model = LlavaUhdV2ForConditionalGeneration(config).eval().requires_grad_(False)
 
     visual = model.model.visual
-    parts = {"tower": count(lambda: [visual.encode_views(group, together=True) for group in views])[0]}
+    parts = {"tower": count(lambda: [visual.encode_views(group, one_batch=True) for group in views])[0]}
     parts["plain"], modules = count(lambda: visual.projector(maps, views, plain=True))
     parts |= split_projector(parts["plain"], modules)
     # tensors without data are counted as the ordinary weights that they stand for

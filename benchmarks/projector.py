@@ -90,7 +90,7 @@ def train(projector: LlavaUhdV2Projector, views: Views, plain: bool) -> None:
 @torch.inference_mode()
 def run_tower(encoder: LlavaUhdV2VisionEncoder, pixels: torch.Tensor, batch: int) -> None:
     for part in pixels.split(batch):
-        encoder.encode_views(part, together=True)
+        encoder.encode_views(part, one_batch=True)
 
 
 def count_gigaflops(arguments: argparse.Namespace) -> dict[str, float]:

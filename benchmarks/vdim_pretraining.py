@@ -29,8 +29,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, set_seed
 from transformers.utils import logging
 
 from llava_uhd_v2_hf.data.normalisation import NORMALISATIONS
-from llava_uhd_v2_hf.pictures.canvas import draw_rows, pyramid_row
-from llava_uhd_v2_hf.pictures.slices import save_picture
+from llava_uhd_v2_hf.pictures.canvas import (
+    save_picture,
+)
+from llava_uhd_v2_hf.pictures.feature_maps import draw_rows, pyramid_row
 from llava_uhd_v2_hf.training.recipes import read_recipe
 from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.vdim.draws import draw_jitter

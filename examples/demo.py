@@ -23,7 +23,9 @@ from llava_uhd_v2_hf.inference.chat import Chat
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.pictures.attention import attend, place_weights
 from llava_uhd_v2_hf.pictures.attention_picture import draw_attended
-from llava_uhd_v2_hf.pictures.slices import save_picture
+from llava_uhd_v2_hf.pictures.canvas import (
+    save_picture,
+)
 
 
 NANO = Path(__file__).parent / "nano"

@@ -15,7 +15,16 @@ from skimage import data
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.inference.inspection import inspect_image
-from llava_uhd_v2_hf.pictures.slices import BACKGROUND, INK, MUTED, SWATCHES, draw_inspection, save_picture
+from llava_uhd_v2_hf.pictures.canvas import (
+    BACKGROUND,
+    INK,
+    MUTED,
+    save_picture,
+)
+from llava_uhd_v2_hf.pictures.slices import (
+    SWATCHES,
+    draw_inspection,
+)
 
 
 HERE = Path(__file__).parent

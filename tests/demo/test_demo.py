@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli.app import app
-from llava_uhd_v2_hf.demo.backend import Conversation, Desk, Subject
+from llava_uhd_v2_hf.demo.backend import Backend, Conversation, Subject
 from llava_uhd_v2_hf.inference.chat import Chat
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.pictures.attention import attend
 from llava_uhd_v2_hf.pictures.attention_picture import draw_attention
 from llava_uhd_v2_hf.pictures.pyramid import draw_pyramid, load_pyramid
-from llava_uhd_v2_hf.pictures.slices import draw_inspection
+from llava_uhd_v2_hf.pictures.slices import (
+    draw_inspection,
+)
 from tests.support.demo_page import served
 
 
@@ -244,22 +246,22 @@ def test_the_image_is_encoded_once(checkpoint, conversation, monkeypatch):
         return encode(self, pixel_values, image_sizes, **kwargs)
 
     monkeypatch.setattr(LlavaUhdV2Model, "get_image_features", record)
-    desk = Desk([str(checkpoint)])
+    backend = Backend([str(checkpoint)])
     for question in QUESTIONS:
-        assert list(desk.answer(conversation, question, 3))
+        assert list(backend.answer(conversation, question, 3))
         assert conversation.attention is not None
     assert numbers == [1]
 
 
 def test_one_model_is_kept(checkpoint, converted_checkpoint, conversation):
-    desk = Desk([str(checkpoint), str(converted_checkpoint)])
-    assert desk.loaded is None
-    list(desk.answer(conversation, "What?", 2))
-    first = desk.load(str(checkpoint))
-    assert desk.load(str(checkpoint)) == first
-    desk.load(str(converted_checkpoint))
-    assert desk.loaded[0] == str(converted_checkpoint) and desk.chat is None
-    list(desk.answer(conversation, "And?", 2))
+    backend = Backend([str(checkpoint), str(converted_checkpoint)])
+    assert backend.loaded is None
+    list(backend.answer(conversation, "What?", 2))
+    first = backend.load(str(checkpoint))
+    assert backend.load(str(checkpoint)) == first
+    backend.load(str(converted_checkpoint))
+    assert backend.loaded[0] == str(converted_checkpoint) and backend.chat is None
+    list(backend.answer(conversation, "And?", 2))
     assert len(conversation.turns) == 4
 
 
@@ -271,16 +273,16 @@ def test_who_stops_listening_stops_the_model(checkpoint, conversation, monkeypat
         steps.append(1)
         return forward(self, *arguments, **options)
 
-    desk = Desk([str(checkpoint)])
-    expected = list(desk.answer(Conversation(conversation.subject), "What?", 4))[-1]
+    backend = Backend([str(checkpoint)])
+    expected = list(backend.answer(Conversation(conversation.subject), "What?", 4))[-1]
     monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "forward", count)
-    answer = desk.answer(conversation, "What?", 800)
+    answer = backend.answer(conversation, "What?", 800)
     next(answer)
     answer.close()
     taken = len(steps)
     assert taken < 200
     assert conversation.messages == [] and conversation.attention is None
-    assert list(desk.answer(conversation, "What?", 4))[-1] == expected
+    assert list(backend.answer(conversation, "What?", 4))[-1] == expected
 
 
 def test_an_error_while_answering_comes_through(checkpoint, conversation, monkeypatch):
@@ -288,25 +290,25 @@ def test_an_error_while_answering_comes_through(checkpoint, conversation, monkey
     def fail(self, *arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    desk = Desk([str(checkpoint)])
+    backend = Backend([str(checkpoint)])
     monkeypatch.setattr(LlavaUhdV2ForConditionalGeneration, "forward", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        list(desk.answer(conversation, "What?", 3))
+        list(backend.answer(conversation, "What?", 3))
     monkeypatch.undo()
-    assert list(desk.answer(conversation, "What?", 3))
+    assert list(backend.answer(conversation, "What?", 3))
 
 
 def test_an_answer_whose_attention_fails_has_none(checkpoint, conversation, monkeypatch):
     def fail(chat):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    desk = Desk([str(checkpoint)])
-    list(desk.answer(conversation, "What?", 3))
+    backend = Backend([str(checkpoint)])
+    list(backend.answer(conversation, "What?", 3))
     monkeypatch.setattr("llava_uhd_v2_hf.demo.backend.attend", fail)
-    list(desk.answer(conversation, "And?", 3))
+    list(backend.answer(conversation, "And?", 3))
     assert len(conversation.turns) == 4
     with pytest.raises(ValueError, match="memory is too small"):
-        desk.draw_attention(conversation, None)
+        backend.draw_attention(conversation, None)
 
 
 # The command

@@ -7,13 +7,15 @@ from PIL import Image, ImageColor
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
-from llava_uhd_v2_hf.pictures.slices import (
-    SWATCHES,
+from llava_uhd_v2_hf.pictures.canvas import (
     WIDTH,
     WRITABLE_SUFFIXES,
+    save_picture,
+)
+from llava_uhd_v2_hf.pictures.slices import (
+    SWATCHES,
     draw_inspection,
     place_tokens,
-    save_picture,
 )
 
 

@@ -243,7 +243,7 @@ def test_a_fold_is_kept_until_the_weights_change(monkeypatch):
     state = projector.state_dict()
     assert equals_plain_order(0)
     assert projector.state_dict().keys() == state.keys() == small_projector().state_dict().keys()
-    assert copy.deepcopy(projector)._kept is not None
+    assert copy.deepcopy(projector)._folded is not None
 
     attention = projector.window_attention
     weights = (attention.queries, attention.key.weight, attention.level_projections["2"].bias)
@@ -260,12 +260,12 @@ def test_a_fold_is_kept_until_the_weights_change(monkeypatch):
     assert equals_plain_order(1)
     for change in (projector.double, projector.float, projector.unfold):
         projector.fold()
-        assert projector._kept is not None
+        assert projector._folded is not None
         change()
-        assert projector._kept is None
+        assert projector._folded is None
     projector.fold()
     projector.train().eval()
-    assert projector._kept is None
+    assert projector._folded is None
 
 
 def test_a_fold_gives_way_to_gradients_and_adapters():

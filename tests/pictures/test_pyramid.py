@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan
 from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import cut_views
-from llava_uhd_v2_hf.pictures.canvas import draw_panels, fit_palette
+from llava_uhd_v2_hf.pictures.feature_maps import draw_panels, fit_palette
 from llava_uhd_v2_hf.pictures.pyramid import (
     SEAM,
     SIDE,

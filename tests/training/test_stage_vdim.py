@@ -311,7 +311,7 @@ def test_draws_depend_on_the_image_alone():
     together, alone = draw_jitter([3, 8], 0, VdimLoss(), **sizes), draw_jitter([8], 0, VdimLoss(), **sizes)
     assert together.jitters[1] == alone.jitters[0] != together.jitters[0]
     torch.testing.assert_close(together.projections[1], alone.projections[0], rtol=0, atol=0)
-    torch.testing.assert_close(together.kept[2][1], alone.kept[2][0], rtol=0, atol=0)
+    torch.testing.assert_close(together.masks[2][1], alone.masks[2][0], rtol=0, atol=0)
     assert draw_jitter([8], 1, VdimLoss(), **sizes).points == {}
     drawn = [draw_jitter([seed], 0, VdimLoss(), **sizes).jitters[0] for seed in range(200)]
     assert 60 < sum(jitter.zoom > 1 for jitter in drawn) < 140

@@ -61,7 +61,7 @@ def recorded_draws(facts, tensors, step, index):
     return JitterDraws(
         jitters=[Jitter(transform["zoom"], transform["x"], transform["y"], transform["flip"])],
         projections=None if projections is None else F.normalize(projections, dim=1),
-        kept={level: (uniform > loss.mask_rate).float() for level, uniform in keep.items()},
+        masks={level: (uniform > loss.mask_rate).float() for level, uniform in keep.items()},
         points=points if index == 0 else {},
     )
 

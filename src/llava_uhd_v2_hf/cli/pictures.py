@@ -10,7 +10,13 @@ import typer
 from ..inference.cost import estimate_cost
 from ..inference.inspection import inspect_image
 from ..inference.loading import load_image_settings, read_image
-from ..pictures.slices import check_suffix, draw_inspection, save_picture
+from ..pictures.canvas import (
+    check_suffix,
+    save_picture,
+)
+from ..pictures.slices import (
+    draw_inspection,
+)
 from ..utils.units import describe_bytes
 from .support import MaxNewTokens, MaxSlices, errors_in_one_line
 

@@ -142,13 +142,13 @@ def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
     if config.image_token_id != rows - 1:
         return rows
     differs = (embeddings != embeddings[-1]).any(dim=1).nonzero()
-    kept = int(differs[-1]) + 1 if len(differs) else rows
+    used_rows = int(differs[-1]) + 1 if len(differs) else rows
     for name in tables:
         table = weights.read(name)
-        added = new_rows(name, table[:kept], rows - kept, table.dtype)
-        if not torch.equal(table[kept:], added):
+        added = new_rows(name, table[:used_rows], rows - used_rows, table.dtype)
+        if not torch.equal(table[used_rows:], added):
             return rows
-    return kept
+    return used_rows
 
 
 def exported_tensors(

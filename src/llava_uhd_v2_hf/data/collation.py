@@ -79,13 +79,13 @@ class ConversationCollator:
         """
         names = [sample.get("name", f"sample {number} of the batch") for number, sample in enumerate(samples)]
         encoded = [self.encode(sample, name) for sample, name in zip(samples, names)]
-        kept = [sample for sample in encoded if sample is not None] or [self._untrained()]
+        usable = [sample for sample in encoded if sample is not None] or [self._untrained()]
         padding = {"input_ids": self._padding_id(), "attention_mask": 0, "labels": IGNORED}
         batch = {
-            key: pad_sequence([sample[key] for sample in kept], batch_first=True, padding_value=value)
+            key: pad_sequence([sample[key] for sample in usable], batch_first=True, padding_value=value)
             for key, value in padding.items()
         }
-        with_images = [sample for sample in kept if "pixel_values" in sample]
+        with_images = [sample for sample in usable if "pixel_values" in sample]
         if with_images:
             rows = [row for sample in with_images for row in sample["pixel_values"]]
             batch["pixel_values"] = pad_sequence(rows, batch_first=True)

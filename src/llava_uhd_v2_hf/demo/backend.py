@@ -1,7 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""What stands behind the page: one model at a time, and answers that come word by word.
+"""Back end of the Gradio demo: loads one model at a time and streams answers.
 
-Pages share the desk. It keeps the cache of the conversation that asked last; another one is read anew when it goes on.
+All pages share one back end. It keeps the cache of the conversation that was answered last; a page that continues
+another conversation encodes that one again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ class Subject:
     """What a conversation is about.
 
     Args:
-        model: folder or Hub id, one of the desk's.
+        model: folder or Hub id, one of the backend's.
         image: file.
         max_slices: of the image; None for the model's own.
     """
@@ -63,7 +64,7 @@ class Conversation:
         return [(message["role"], message["content"][-1]["text"]) for message in self.messages]
 
 
-class Desk:
+class Backend:
     """Answers and draws; for one caller at a time.
 
     Args:
@@ -147,14 +148,14 @@ class Desk:
         chat = self._chat_of(conversation)
         streamer = _Streamer(chat.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         with ThreadPoolExecutor(max_workers=1) as pool:
-            asked = pool.submit(chat.ask, question, max_new_tokens=max_new_tokens, streamer=streamer)
-            asked.add_done_callback(streamer.finish)
+            answer = pool.submit(chat.ask, question, max_new_tokens=max_new_tokens, streamer=streamer)
+            answer.add_done_callback(streamer.finish)
             try:
                 text = ""
                 for piece in streamer:
                     text += piece
                     yield text
-                yield asked.result()
+                yield answer.result()
             finally:
                 streamer.stopped = True
         conversation.messages, conversation.attention = chat.messages, None
@@ -188,8 +189,8 @@ class _Streamer(TextIteratorStreamer):
             raise _Stopped
         super().put(value)
 
-    def finish(self, asked: Future) -> None:
+    def finish(self, answer: Future) -> None:
         self.text_queue.put(self.stop_signal)
 
 
-__all__ = ["Conversation", "Desk", "Subject"]
+__all__ = ["Backend", "Conversation", "Subject"]

@@ -11,9 +11,11 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from ..inference.loading import read_image
-from ..pictures.slices import draw_inspection
+from ..pictures.slices import (
+    draw_inspection,
+)
 from ..utils.errors import EXPECTED_ERRORS, describe_error
-from .backend import Conversation, Desk, Subject
+from .backend import Backend, Conversation, Subject
 
 
 CHOSEN = "shown"  # the label of the tokens that the picture of the attention is about
@@ -61,15 +63,15 @@ def show_chat(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
 class Handlers:
     """What happens on the page; every method is an end point of its API too."""
 
-    def __init__(self, desk: Desk):
-        self.desk = desk
+    def __init__(self, backend: Backend):
+        self.backend = backend
 
     def slices(self, image: str | None, model: str, max_slices: float | None) -> Image.Image | None:
         """Draws how the image is cut; nothing while there is none."""
         if not image:
             return None
         with errors_on_the_page(image):
-            return draw_inspection(self.desk.inspect(subject_of(image, model, max_slices)))
+            return draw_inspection(self.backend.inspect(subject_of(image, model, max_slices)))
 
     def ask(
         self,
@@ -91,16 +93,16 @@ class Handlers:
             if conversation is None or conversation.subject != subject:
                 conversation = Conversation(subject)
             progress(0, desc=f"Loading {model}")
-            self.desk.load(model)
+            self.backend.load(model)
             progress(0.5, desc="Reading the image and the question")
             turns = [*conversation.turns, ("user", question)]
-            for text in self.desk.answer(conversation, question, int(max_new_tokens)):
+            for text in self.backend.answer(conversation, question, int(max_new_tokens)):
                 yield show_chat([*turns, ("assistant", text)]), question, conversation, [], None
             pieces, picture = None, None
             if conversation.attention is None:
                 gr.Warning(html.escape(conversation.no_attention, quote=False))
             else:
-                picture, tokens = self.desk.draw_attention(conversation, None)
+                picture, tokens = self.backend.draw_attention(conversation, None)
                 pieces = mark(conversation.attention.pieces, tokens)
             yield show_chat(conversation.turns), "", conversation, pieces, picture
 
@@ -115,16 +117,16 @@ class Handlers:
         with errors_on_the_page(image):
             subject = subject_of(image, model, max_slices)
             progress(0, desc=f"Loading {model}")
-            self.desk.load(model)
+            self.backend.load(model)
             progress(0.5, desc="Encoding every view")
-            return self.desk.draw_pyramid(subject)
+            return self.backend.draw_pyramid(subject)
 
     def attention(self, wanted: str | None, conversation: Conversation | None) -> tuple[Image.Image, Pieces]:
         """Draws where the model looked for a token of the last answer, named by its number or its text."""
         with errors_on_the_page(conversation.subject.image if conversation else None):
             if conversation is None:
                 raise ValueError("There is no answer yet: ask something first.")
-            picture, tokens = self.desk.draw_attention(conversation, (wanted or "").strip() or None)
+            picture, tokens = self.backend.draw_attention(conversation, (wanted or "").strip() or None)
             return picture, mark(conversation.attention.pieces, tokens)
 
 
@@ -138,13 +140,13 @@ def number_of_token(event: gr.SelectData) -> str:
     return str(event.index + 1)
 
 
-def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
+def build_page(backend: Backend, examples: Sequence[Path]) -> gr.Blocks:
     """
     Args:
-        desk: answers and draws.
+        backend: answers and draws.
         examples: image files that the page offers.
     """
-    do = Handlers(desk)
+    do = Handlers(backend)
     with gr.Blocks(title="LLaVA-UHD v2", analytics_enabled=False, delete_cache=CLEANING) as page:
         gr.Markdown(INTRODUCTION)
         conversation = gr.State(None)
@@ -160,7 +162,7 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
                         components=[image], samples=[[str(path)] for path in examples], label="Examples"
                     )
                     offered.click(first_of, offered, image, show_progress="hidden", api_visibility="undocumented")
-                model = gr.Dropdown(desk.models, value=desk.models[0], label="Model")
+                model = gr.Dropdown(backend.models, value=backend.models[0], label="Model")
                 with gr.Row():
                     max_slices = gr.Number(0, label="Most slices (0: default)", minimum=0, precision=0, min_width=120)
                     max_new_tokens = gr.Number(
@@ -170,7 +172,7 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
                 chat = gr.Chatbot(label="Chat", height=460, render_markdown=False, buttons=["copy_all"])
                 question = gr.Textbox(label="Question", placeholder="What is in the picture?", lines=1)
                 with gr.Row():
-                    asked, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
+                    ask_button, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
         with gr.Tab("Slices"):
             gr.Markdown("How the image is cut, and the order of its tokens.")
             slices = _picture("slices")
@@ -189,13 +191,13 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
 
         subject = [image, model, max_slices]
         running = gr.on(
-            [question.submit, asked.click],
+            [question.submit, ask_button.click],
             do.ask,
             [question, *subject, max_new_tokens, conversation],
             [chat, question, conversation, pieces, attention],
             api_name="ask",
             show_progress_on=[question],
-            concurrency_id="desk",
+            concurrency_id="backend",
         )
         stop.click(None, cancels=[running])
         told = [conversation, chat, pieces, attention]
@@ -207,12 +209,12 @@ def build_page(desk: Desk, examples: Sequence[Path]) -> gr.Blocks:
             [*told, slices, pyramid],
             cancels=[running],
             api_visibility="private",
-        ).then(do.slices, subject, slices, api_name="slices", show_progress="minimal", concurrency_id="desk")
-        draw.click(do.pyramid, subject, pyramid, api_name="pyramid", concurrency_id="desk")
+        ).then(do.slices, subject, slices, api_name="slices", show_progress="minimal", concurrency_id="backend")
+        draw.click(do.pyramid, subject, pyramid, api_name="pyramid", concurrency_id="backend")
         shown = [attention, pieces]
-        wanted.submit(do.attention, [wanted, conversation], shown, api_name="attention", concurrency_id="desk")
+        wanted.submit(do.attention, [wanted, conversation], shown, api_name="attention", concurrency_id="backend")
         pieces.select(number_of_token, None, wanted, api_visibility="private").then(
-            do.attention, [wanted, conversation], shown, api_visibility="private", concurrency_id="desk"
+            do.attention, [wanted, conversation], shown, api_visibility="private", concurrency_id="backend"
         )
     return page.queue(default_concurrency_limit=1)
 
@@ -245,7 +247,7 @@ def serve(
     """
     for path in examples:
         read_image(path, None)
-    page = build_page(Desk(models), examples)
+    page = build_page(Backend(models), examples)
     _, url, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,

@@ -19,7 +19,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .folding_llava_uhd_v2 import AttentionWeights
 from .operators_llava_uhd_v2 import Level, build_operators, build_rows
-from .resizing_llava_uhd_v2 import full_precision, keep_constants, resizing_weights
+from .resizing_llava_uhd_v2 import cache_constants, full_precision, resizing_weights
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention, roi_align_weights
 
 
@@ -146,7 +146,7 @@ def append_one(sources: torch.Tensor) -> torch.Tensor:
     return torch.cat([sources, one.mT.expand(len(sources), -1, -1)], dim=2)
 
 
-@keep_constants(64)
+@cache_constants(64)
 def pooling_matrix(length: int, windows: int, cells: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """RoI-align along one axis: (windows * cells, length)."""
     return roi_align_weights(length, windows, cells).to(device, dtype)
@@ -158,7 +158,7 @@ def into_windows(cells: torch.Tensor, columns: int, pooling_grid: tuple[int, int
     return windows.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
 
 
-@keep_constants(16)
+@cache_constants(16)
 def pool_constants(
     grid: tuple[int, int],
     levels: tuple[int, ...],

@@ -124,8 +124,8 @@ def sum_weights(attention: LlavaUhdV2WindowAttention) -> torch.Tensor:
     read += attention.level_projections.parameters()
     sums = []
     for weight in read:
-        for kept, length in enumerate(weight.shape):
-            sums.append(weight.detach().movedim(kept, 0).reshape(length, -1).sum(1, dtype=torch.float32))
+        for axis, length in enumerate(weight.shape):
+            sums.append(weight.detach().movedim(axis, 0).reshape(length, -1).sum(1, dtype=torch.float32))
     return torch.cat(sums)
 
 

@@ -178,14 +178,17 @@ class LlavaUhdV2Model(LlavaUhdV2PreTrainedModel):
         plans = self._read_plans(pixel_values, image_sizes)
         dtype = self.visual.projector.dtype
         # no parameters of the method: `generate` would take them away from the language model
-        asked = {key: kwargs.pop(key, None) for key in ("output_hidden_states", "output_attentions")}
+        requested = {key: kwargs.pop(key, None) for key in ("output_hidden_states", "output_attentions")}
         zero3 = self.training and is_deepspeed_zero3_enabled()
         encoded = self.visual(
             [row.to(dtype) for row in pixel_values],
             plans,
             # DeepSpeed adds up a unit's gradients over the processes when that of its input is there
             torch.zeros((), dtype=dtype, device=pixel_values[0].device, requires_grad=True) if zero3 else None,
-            **{key: getattr(self.config.vision_config, key) if asked[key] is None else asked[key] for key in asked},
+            **{
+                key: getattr(self.config.vision_config, key) if value is None else value
+                for key, value in requested.items()
+            },
             **kwargs,
         )
         separators = self._embed_separators(encoded.tokens.device).to(encoded.tokens)
@@ -511,8 +514,8 @@ class LlavaUhdV2ForConditionalGeneration(LlavaUhdV2PreTrainedModel, GenerationMi
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
+        slice_indices = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = scale_logits(self.lm_head(outputs.last_hidden_state[:, slice_indices]), self.config.text_config)
         loss = None
         if labels is not None:
             loss = self.loss_function(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .resizing_llava_uhd_v2 import full_precision, keep_constants, resizing_weights
+from .resizing_llava_uhd_v2 import cache_constants, full_precision, resizing_weights
 
 
 # Coarse pixels a side whose finer pixels are made by one matrix product.
@@ -24,7 +24,7 @@ def kernels_reach(kernels: torch.Tensor) -> int:
     return int(kernels.shape[-1] ** 0.5) // 2
 
 
-@keep_constants(64)
+@cache_constants(64)
 def merging_weights(length: int, kernel_size: int, dtype: torch.dtype) -> torch.Tensor:
     """Bicubic x2 and the taps of a kernel along one axis, as weights of coarse pixels: (2 length, taps, reach).
 
@@ -91,7 +91,7 @@ def apply_kernels(kernels: torch.Tensor, coarser: torch.Tensor, first: int = 0) 
     return finer.reshape(views, 2 * TILE * down, 2 * TILE * across, -1)[:, :height, :width]
 
 
-@keep_constants(8)
+@cache_constants(8)
 def tile_index(reach: int) -> torch.Tensor:
     """Where the taps of each finer pixel of a tile lie in the tile's patch of coarser pixels: (4 TILE², t)."""
     corner = torch.arange(2 * TILE, device="cpu") // 2

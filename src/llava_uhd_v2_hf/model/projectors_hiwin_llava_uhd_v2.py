@@ -50,7 +50,7 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         channels = TOWERS[config.vision_config.model_type].width(config.vision_config)
         self.upsampler: nn.Module = UPSAMPLERS[projector.upsampler](projector, channels)
         self.window_attention = LlavaUhdV2WindowAttention(config)
-        self._kept: tuple[AttentionWeights, torch.Tensor] | None = None
+        self._folded: tuple[AttentionWeights, torch.Tensor] | None = None
 
     @staticmethod
     def token_grid(config: LlavaUhdV2ProjectorConfig, height: int, width: int) -> tuple[int, int]:
@@ -206,9 +206,9 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         """
         attention, device_type = self.window_attention, self.window_attention.queries.device.type
         # compiled code can't drop what is kept, nor compare sums that it makes in another order
-        if self._kept is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            if torch.equal(sum_weights(attention), self._kept[1]):
-                return self._kept[0]
+        if self._folded is not None and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            if torch.equal(sum_weights(attention), self._folded[1]):
+                return self._folded[0]
             logger.warning("The projector's weights have changed since they were folded; what was kept is dropped.")
             self.unfold()
         dtype = attention.key.weight.dtype
@@ -237,11 +237,11 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         attention = self.window_attention
         with torch.no_grad():
             weights = multiply_weights(attention, fold=True, dtype=attention.key.weight.dtype)
-            self._kept = (weights, sum_weights(attention))
+            self._folded = (weights, sum_weights(attention))
 
     def unfold(self):
         """Drops what [`~LlavaUhdV2Projector.fold`] keeps."""
-        self._kept = None
+        self._folded = None
 
     def train(self, mode: bool = True):
         """As `nn.Module.train`; what is kept of the weights is for inference and dropped."""

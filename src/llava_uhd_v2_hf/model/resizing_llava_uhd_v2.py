@@ -19,23 +19,23 @@ def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def keep_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+def cache_constants(count: int) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
     """Keeps `count` tensors that a function makes of its arguments alone; compiled code has them made anew."""
 
     def decorate(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         make = torch.inference_mode(False)(function)
-        kept = lru_cache(maxsize=count)(make)
+        cached = lru_cache(maxsize=count)(make)
 
         @wraps(function)
         def call(*arguments) -> torch.Tensor:
-            return make(*arguments) if is_torchdynamo_exporting() else kept(*arguments)
+            return make(*arguments) if is_torchdynamo_exporting() else cached(*arguments)
 
         return call
 
     return decorate
 
 
-@keep_constants(64)
+@cache_constants(64)
 def resizing_weights(
     length: int, size: int, mode: Literal["bicubic", "bilinear"], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:

@@ -105,7 +105,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
                 parameter.requires_grad_(False)
 
     def encode_views(
-        self, views: torch.Tensor, every_state: bool = False, together: bool = False, **kwargs
+        self, views: torch.Tensor, every_state: bool = False, one_batch: bool = False, **kwargs
     ) -> list[torch.Tensor]:
         """Runs the tower on views of one size: embeddings at once, so that positions are resized only once, and layers
         on as many views at a time as memory and the device's caches take.
@@ -113,7 +113,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         Args:
             views: (v, 3, patch * h, patch * w), normalised.
             every_state: whether to return all hidden states, not the one that is read alone.
-            together: whether to run all views at once.
+            one_batch: whether to run all views at once.
             kwargs: handed to the tower's layers.
 
         Returns:
@@ -122,7 +122,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         network = self.vision_tower
         state = self.tower.embed(network, views)
         patches = self.tower.patches(state).shape[1]
-        if together or is_torchdynamo_exporting():  # an exported program may be for any number of views
+        if one_batch or is_torchdynamo_exporting():  # an exported program may be for any number of views
             chunks = [state]
         else:
             chunks = state.split(views_at_a_time(network.config, patches, state.itemsize, views.device.type))
@@ -177,7 +177,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         layers = self.tower.layers(self.vision_tower)[: self.num_read_layers]
         with record_attentions(map(self.tower.attention, layers) if output_attentions else ()) as attentions:
             hidden_states = [
-                self.encode_views(batch, output_hidden_states, together=output_attentions, **kwargs)
+                self.encode_views(batch, output_hidden_states, one_batch=output_attentions, **kwargs)
                 for batch in batches
             ]
         projected = self.project([states[-1] for states in hidden_states], batches)
@@ -185,9 +185,9 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         image_tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         for size, size_tokens, size_states in zip(patches, projected, hidden_states, strict=True):
-            kept = torch.stack(size_states, dim=1)
+            stacked = torch.stack(size_states, dim=1)
             # apart at once: the gradient of each view by itself would be as large as that of all
-            for (image, place), view, state in zip(places[size], size_tokens.unbind(), kept.unbind(), strict=True):
+            for (image, place), view, state in zip(places[size], size_tokens.unbind(), stacked.unbind(), strict=True):
                 image_tokens[image][place], states[image][place] = view, state
 
         if None in attentions:

@@ -17,7 +17,7 @@ from ..inference.inspection import Inspection, count_of, inspect_image
 from ..inference.loading import load_image_settings, load_network, read_image
 from ..model.geometry_llava_uhd_v2 import SlicePlan
 from .attention import AnswerAttention, AttentionMaps, attend, place_weights
-from .slices import (
+from .canvas import (
     BACKGROUND,
     INK,
     MARGIN,
@@ -59,7 +59,8 @@ def draw_attention(
     top = max(float(part.max()) for part in maps if part.size)
     plan, wide = inspection.plan, inspection.image_size[1] > 1.8 * inspection.image_size[0]
     room = WIDTH - 2 * MARGIN
-    size = fit(inspection.image_size, (TALLEST, room if wide or not plan.num_slices else (room - PANEL_GAP) // 2))
+    panel_width = room if wide or not plan.num_slices else (room - PANEL_GAP) // 2
+    size = scale_to_fit(inspection.image_size, (TALLEST, panel_width))
     overview = draw_heat(inspection.views[-1], maps.overview, top, size)
     panels = [draw_panel(overview, "Overview", f"{maps.overview.sum():.1%} of the attention")]
     if plan.num_slices:
@@ -153,7 +154,7 @@ def draw_seams(picture: Image.Image, grid: tuple[int, int]) -> None:
         )
 
 
-def fit(size: tuple[int, int], area: tuple[int, int]) -> tuple[int, int]:
+def scale_to_fit(size: tuple[int, int], area: tuple[int, int]) -> tuple[int, int]:
     """A (height, width) as large as the area allows, enlarged or shrunk."""
     scale = min(area[0] / size[0], area[1] / size[1])
     return shrink((math.ceil(size[0] * scale), math.ceil(size[1] * scale)), area)

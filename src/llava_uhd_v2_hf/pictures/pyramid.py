@@ -23,7 +23,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.geometry_llava_uhd_v2 import SlicePlan
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from .canvas import BACKGROUND, draw_panels, enlarge, fit_palette, guidance_row, pyramid_row
+from .feature_maps import BACKGROUND, draw_panels, enlarge, fit_palette, guidance_row, pyramid_row
 
 
 # longer side of a panel in pixels of the picture: of an image up to twice as long as wide, of a tall and of a wide one

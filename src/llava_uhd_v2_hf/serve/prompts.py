@@ -114,10 +114,10 @@ class PromptMaker:
                     )
 
     def _check_answer_tokens(self, request: ChatRequest) -> None:
-        asked, limit = request.answer_tokens, self.limits.answer_tokens
-        if asked is not None and asked > limit:
+        max_tokens, limit = request.answer_tokens, self.limits.answer_tokens
+        if max_tokens is not None and max_tokens > limit:
             param = "max_completion_tokens" if request.max_tokens is None else "max_tokens"
-            raise ApiError(400, f"`{param}` is {asked}; this server's answers have {limit} at most.", param=param)
+            raise ApiError(400, f"`{param}` is {max_tokens}; this server's answers have {limit} at most.", param=param)
 
     async def _fetch_all(self, places: list[tuple[str, ImageURL]]) -> list[bytes]:
         files, left = [], self.limits.download_bytes
@@ -161,15 +161,15 @@ class PromptMaker:
         Raises:
             ApiError: 400, if prompt and answer don't fit.
         """
-        asked, limit = request.answer_tokens, self.limits.prompt_tokens
+        max_tokens, limit = request.answer_tokens, self.limits.prompt_tokens
         if limit is not None and prompt_tokens > limit:
             raise _too_long(f"The prompt has {prompt_tokens} tokens, images included; this server takes {limit}.")
-        if prompt_tokens + (asked or 1) > self.context:
+        if prompt_tokens + (max_tokens or 1) > self.context:
             raise _too_long(
-                f"The prompt has {prompt_tokens} tokens, images included, and the answer {asked or 'at least 1'}; "
-                f"together the model takes {self.context}."
+                f"The prompt has {prompt_tokens} tokens, images included, and the answer "
+                f"{max_tokens or 'at least 1'}; together the model takes {self.context}."
             )
-        return asked or min(self.limits.answer_tokens, self.context - prompt_tokens)
+        return max_tokens or min(self.limits.answer_tokens, self.context - prompt_tokens)
 
 
 def _too_long(message: str) -> ApiError:

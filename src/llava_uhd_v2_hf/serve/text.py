@@ -51,9 +51,9 @@ class AnswerText:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        kept = max((_overlap(text, stop) for stop in self.stop), default=0)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        held_back = max((_overlap(text, stop) for stop in self.stop), default=0)
+        self._held = text[len(text) - held_back :]
+        return text[: len(text) - held_back]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -9,7 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..pictures.slices import save_picture
+from ..pictures.canvas import (
+    save_picture,
+)
 
 
 CURVES_NAME = "losses.png"

@@ -41,13 +41,13 @@ class JitterDraws:
     Attributes:
         jitters: one an image.
         projections: (b, c, k) with columns of length 1, or None for no projection.
-        kept: for each level (b, h, w), 1 where the down-sampler's saliency counts, else 0.
+        masks: for each level (b, h, w), 1 where the down-sampler's saliency counts, else 0.
         points: for each level the rows and columns of the CRF term's pixels, (b, n) each; empty without that term.
     """
 
     jitters: list[Jitter]
     projections: torch.Tensor | None
-    kept: dict[int, torch.Tensor]
+    masks: dict[int, torch.Tensor]
     points: dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -79,15 +79,15 @@ def draw_jitter(
     if loss.projection_size is not None:
         drawn = [torch.randn(channels, loss.projection_size, generator=source) for source in sources]
         projections = F.normalize(torch.stack(drawn), dim=1).to(device)
-    kept, points = {}, {}
+    masks, points = {}, {}
     for level in levels:
         uniform = torch.stack([torch.rand(grid, grid, generator=source) for source in sources])
-        kept[level] = (uniform >= loss.mask_rate).float().to(device)
+        masks[level] = (uniform >= loss.mask_rate).float().to(device)
         if index == 0 and loss.crf_weight:
             drawn = [torch.randint(size, (2, loss.crf_points), generator=source) for source in sources]
             rows, columns = torch.stack(drawn, dim=1).to(device)
             points[level] = (rows, columns)
-    return JitterDraws(jitters, projections, kept, points)
+    return JitterDraws(jitters, projections, masks, points)
 
 
 def _draw_transform(source: torch.Generator, loss: VdimLoss, size: int) -> Jitter:

@@ -48,11 +48,11 @@ class AttentionDownsampler(nn.Module):
         self.scales = nn.Parameter(1 + 0.01 * torch.randn(patch_size, patch_size))
         self.offsets = nn.Parameter(0.01 * torch.randn(patch_size, patch_size))
 
-    def forward(self, maps: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """
         Args:
             maps: (b, c, patch * h, patch * w).
-            kept: (b, h, w), 0 where the saliency is left out, else 1; None for 1 everywhere.
+            mask: (b, h, w), 0 where the saliency is left out, else 1; None for 1 everywhere.
 
         Returns:
             (b, c, h, w).
@@ -62,8 +62,8 @@ class AttentionDownsampler(nn.Module):
         patch, (height, width) = self.patch_size, maps.shape[-2:]
         saliency = F.conv2d(self.dropout(maps), self.saliency.weight[:, :, None, None], self.saliency.bias)
         weights = F.pixel_unshuffle(full_precision(saliency), patch)  # (b, patch * patch, h, w)
-        if kept is not None:
-            weights = weights * kept[:, None]
+        if mask is not None:
+            weights = weights * mask[:, None]
         weights = weights * self.scales.flatten()[:, None, None] + self.offsets.flatten()[:, None, None]
         weights = F.pixel_shuffle(weights.softmax(dim=1), patch)
         weighted = (maps * weights).unflatten(3, (width // patch, patch)).sum(4)
@@ -209,7 +209,7 @@ class VdimObjective(nn.Module):
         target = project(jittered_features, draws.projections)
         for level, finer in self.pyramid(features, pixels).items():
             views = jittered_views(finer, draws.jitters, pixels.shape[-1], self.loss.max_pad)
-            reconstructed = project(self.downsamplers[str(level)](views, draws.kept[level]), draws.projections)
+            reconstructed = project(self.downsamplers[str(level)](views, draws.masks[level]), draws.projections)
             scale = self.uncertainties[str(level)](jittered_features) if self.loss.uncertainty else None
             part = reconstruction_loss(reconstructed, target, scale) / self.loss.jitters
             loss, parts[f"rec_{2**level}x"] = loss + part, part.detach()

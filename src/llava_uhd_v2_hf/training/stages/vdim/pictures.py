@@ -11,8 +11,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import TensorBoardCallback
 
 from ....data.normalisation import NORMALISATIONS
-from ....pictures.canvas import draw_rows, pyramid_row
-from ....pictures.slices import save_picture
+from ....pictures.canvas import (
+    save_picture,
+)
+from ....pictures.feature_maps import draw_rows, pyramid_row
 from ...curves import CURVES_NAME, save_curves
 from .recipe import VdimRecipe
 
