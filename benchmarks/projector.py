@@ -145,7 +145,7 @@ def places(projector: LlavaUhdV2Projector) -> dict[str, Any]:
     return {
         "products of weights": [(projector, "multiply_weights")],
         "up-sampling": [
-            (LlavaUhdV2Upsampler, "find_levels"),
+            (LlavaUhdV2Upsampler, "linear_levels"),
             *((fast_projector, name) for name in ("build_operators", "build_rows")),
         ],
         "levels normed and pooled": [(fast_projector, "pool_views")],

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, BeitConfig
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.inference.towers import load_tower, tower_features
@@ -37,6 +37,7 @@ def test_names_and_interfaces_are_checked(tiny_config, monkeypatch):
         ValueError, match=r"`vision_config.model_type`.*`beit` is not supported.*clip_vision_model.*vit"
     ):
         LlavaUhdV2Config(vision_config={"model_type": "beit"})
-    monkeypatch.setitem(TOWERS, "clip_vision_model", type("Bare", (), {"embed": None}))
-    with pytest.raises(ValueError, match="vision tower `clip_vision_model`.*lacks run_layers, patches, feature_map"):
+    monkeypatch.setitem(TOWERS, "beit", type("Bare", (), {"embed": None}))
+    tiny_config.vision_config = BeitConfig(hidden_size=32, num_attention_heads=2)
+    with pytest.raises(ValueError, match="vision tower `beit`.*lacks run_layers, patches, feature_map"):
         LlavaUhdV2ForConditionalGeneration(tiny_config)

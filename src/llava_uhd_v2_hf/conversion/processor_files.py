@@ -10,7 +10,7 @@ from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrained
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
-from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
@@ -84,8 +84,18 @@ def build_processor(
         image_token=IMAGE_TOKEN,
         image_suffix="" if first == "a" else " ",
         chat_template=tokenizer.chat_template,
-        projector_type=config.projector_config.projector_type,
+        projector_config=_token_fields(config.projector_config),
     )
+
+
+def _token_fields(projector: LlavaUhdV2ProjectorConfig) -> dict[str, Any] | None:
+    """Returns the fields, beside the query grid, that may say how many tokens a view has."""
+    default = LlavaUhdV2ProjectorConfig()
+    if projector.projector_type == default.projector_type:
+        return None
+    names = LlavaUhdV2ProjectorConfig.__annotations__
+    changed = {name: getattr(projector, name) for name in names if getattr(projector, name) != getattr(default, name)}
+    return {name: value for name, value in changed.items() if name != "query_grid"}
 
 
 def copy_sentencepiece(source: Path, folder: Path) -> None:

@@ -67,10 +67,12 @@ def _extension_files(checkpoint: Checkpoint, kinds: list[Kind]) -> dict[str, byt
     """Returns the source files of kinds from outside; those that the folder has where a kind is not registered."""
     if not kinds:
         return {}
-    if (missing := [kind for kind in kinds if kind.value is None]) and checkpoint.extensions:
+    if missing := [kind for kind in kinds if kind.value is None]:
         names = (EXTENSIONS_NAME, *checkpoint.extensions)
-        return {name: checkpoint.files[name].read_bytes() for name in names if name in checkpoint.files}
-    if missing:
+        code = {name: checkpoint.files[name].read_bytes() for name in names if name in checkpoint.files}
+        registered = code.get(EXTENSIONS_NAME, b"").decode()
+        if all(f"{kind.registry}[{kind.name!r}] =" in registered for kind in kinds):
+            return code
         raise ValueError(
             f"{checkpoint.files[CONFIG_NAME]} names {', '.join(f'{kind.field} `{kind.name}`' for kind in missing)}, "
             "which is not registered: import the module that registers it, then export again."

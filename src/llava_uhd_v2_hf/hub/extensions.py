@@ -73,10 +73,9 @@ def outside_kinds(config: Mapping[str, Any]) -> list[Kind]:
     for part, field, registry in FIELDS:
         if (name := (config.get(part) or {}).get(field)) is None:
             continue  # the default, a kind of the package
-        value = dict.get(getattr(registries, registry), name)  # as registered: kinds of the package are not imported
-        kind = Kind(f"{part}.{field}", name, registry, value)
-        if not isinstance(value, str) and not kind.module.startswith(f"{MODEL_PACKAGE}."):
-            kinds.append(kind)
+        if name not in getattr(registries, registry).built_in:
+            value = dict.get(getattr(registries, registry), name)
+            kinds.append(Kind(f"{part}.{field}", name, registry, value))
     return kinds
 
 
@@ -93,6 +92,8 @@ def collect_extensions(kinds: list[Kind], reserved: Container[str]) -> dict[str,
     """
     sources: dict[str, Path] = {}
     for kind in kinds:
+        if kind.module.startswith(f"{MODEL_PACKAGE}."):  # of the package, under another name
+            continue
         name, source = f"{kind.module.rpartition('.')[2]}.py", _source_file(kind)
         if name in reserved or sources.setdefault(name, source) != source:
             raise ValueError(f"{source} can't travel with a checkpoint: there is another {name}. Rename the file.")
@@ -142,9 +143,16 @@ def portable_source(path: Path, reserved: Container[str]) -> str:
     text = path.read_text(encoding="utf-8")
     lines = text.split("\n")
     for node in ast.walk(ast.parse(text)):
-        if not isinstance(node, (ast.Import, ast.ImportFrom)) or not _imports_package(node):
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
         line = lines[node.lineno - 1]
+        if beside := [name for name in _top_names(node) if (path.parent / f"{name}.py").is_file()]:
+            raise ValueError(
+                f"{path}, line {node.lineno}: `{line.strip()}` imports {beside[0]}.py, which does not travel with a "
+                "checkpoint. Put what is needed of it into the one file."
+            )
+        if not _imports_package(node):
+            continue
         found = MODEL_IMPORT.match(line)
         if not found or f"{found[2]}.py" not in reserved:
             raise ValueError(
@@ -154,6 +162,11 @@ def portable_source(path: Path, reserved: Container[str]) -> str:
             )
         lines[node.lineno - 1] = f"{found[1]}.{found[2]}{line[found.end() :]}"
     return "\n".join(lines)
+
+
+def _top_names(node: ast.Import | ast.ImportFrom) -> list[str]:
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    return [] if isinstance(node, ast.ImportFrom) and node.level else [name.partition(".")[0] for name in names]
 
 
 def _imports_package(node: ast.Import | ast.ImportFrom) -> bool:

@@ -9,8 +9,8 @@ from huggingface_hub.dataclasses import type_validator
 from transformers import CONFIG_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .geometry_llava_uhd_v2 import SlicePlan
-from .registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS, TOWERS, UPSAMPLERS
+from .geometry_llava_uhd_v2 import SlicePlan, check_grid
+from .registries_llava_uhd_v2 import POOLING_GRIDS, PROJECTORS, TOWERS, UPSAMPLERS, load_extensions
 
 
 if TYPE_CHECKING:
@@ -196,8 +196,12 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
             plan: how the image is cut; of an image that is not sliced, both are those of the overview.
             patch_size: side in pixels of a patch of the vision tower.
         """
+        rule, source = (
+            PROJECTORS[self.projector_type].token_grid,
+            f"`token_grid` of the projector `{self.projector_type}`",
+        )
         overview, grid = (
-            PROJECTORS[self.projector_type].token_grid(self, height // patch_size, width // patch_size)
+            check_grid(rule(self, height // patch_size, width // patch_size), source)
             for height, width in (plan.overview_size, plan.slice_size if plan.num_slices else plan.overview_size)
         )
         return grid, overview
@@ -300,6 +304,7 @@ class LlavaUhdV2Config(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         _refuse_unknown_keys(self, kwargs)
         _refuse_wrong_types(self)
+        load_extensions()  # they may register a tower's config with transformers
         kwargs.setdefault("auto_map", {})  # TRL reads it with the package installed, too
         if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
             # of a folder with code, whose code this class is not: `pipeline` would ask for `trust_remote_code`

@@ -163,6 +163,21 @@ def choose_pooling_grid(height: int, width: int, pooling_grids: Sequence[Sequenc
     return rows, columns
 
 
+def check_grid(grid: Sequence[int], source: str) -> tuple[int, int]:
+    """Returns a grid as a tuple.
+
+    Args:
+        grid: (rows, columns).
+        source: what it comes from, for the message.
+
+    Raises:
+        ValueError: if it is not two integers of at least 1.
+    """
+    if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
+        raise ValueError(f"{source} must return (rows, columns), two integers of at least 1, got {grid}.")
+    return grid[0], grid[1]
+
+
 def selective_pooling_grid(
     height: int, width: int, level: int, candidates: Sequence[Sequence[int]]
 ) -> tuple[int, int]:
@@ -234,6 +249,7 @@ __all__ = [
     "ROW_SEPARATOR",
     "SLICE_SEPARATOR",
     "SlicePlan",
+    "check_grid",
     "choose_pooling_grid",
     "num_image_tokens",
     "plan_slices",

@@ -82,12 +82,18 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
     def _initialize_weights(self, module: nn.Module, *args, **kwargs):
         """Initialises the projector as a whole; transformers skips modules without weights of their own.
 
-        Loaded weights stay: transformers' and PyTorch's initialisers, which a `reset_parameters` calls, skip them.
+        Loaded weights stay, however a `reset_parameters` writes.
         """
         if module is not self.base_model.visual.projector:
-            super()._initialize_weights(module, *args, **kwargs)
-        elif not all(getattr(parameter, "_is_hf_initialized", False) for parameter in module.parameters()):
+            return super()._initialize_weights(module, *args, **kwargs)
+        tensors = [*module.parameters(), *module.buffers()]
+        loaded = [tensor for tensor in tensors if getattr(tensor, "_is_hf_initialized", False)]
+        if len(loaded) < len(tensors):
+            values = [tensor.clone() for tensor in loaded]
             module.reset_parameters()
+            with torch.no_grad():
+                for tensor, value in zip(loaded, values, strict=True):
+                    tensor.copy_(value)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

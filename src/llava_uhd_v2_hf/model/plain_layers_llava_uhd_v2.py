@@ -9,15 +9,29 @@ from torch._subclasses.fake_tensor import FakeTensor
 from transformers.utils import is_torchdynamo_exporting
 
 
+def is_plain_tensor(tensor: torch.Tensor) -> bool:
+    """Whether a weight is an ordinary one: not quantised, sharded or off-loaded."""
+    recorded = type(tensor) is FakeTensor and is_torchdynamo_exporting()
+    return (type(tensor) in (nn.Parameter, torch.Tensor) or recorded) and tensor.is_floating_point()
+
+
 def has_plain_weights(module: nn.Module) -> bool:
     """Whether a layer computes with the weight that it shows: not wrapped, quantised, sharded or off-loaded."""
     weight: Any = module.weight
-    recorded = type(weight) is FakeTensor and is_torchdynamo_exporting()
-    return (
-        type(module) in (nn.Linear, nn.LayerNorm)
-        and (type(weight) in (nn.Parameter, torch.Tensor) or recorded)
-        and weight.is_floating_point()
-        and not is_hooked(module)
+    return type(module) in (nn.Linear, nn.LayerNorm) and is_plain_tensor(weight) and not is_hooked(module)
+
+
+def has_plain_layers(module: nn.Module) -> bool:
+    """Whether all of a module's layers are PyTorch's or its author's, with ordinary weights, and called as they are.
+
+    False where a library has wrapped, replaced or hooked one, such as LoRA.
+    """
+    homes = {cls.__module__ for cls in type(module).__mro__}  # an author's class may derive from one of ours
+    return all(
+        (type(part).__module__.startswith("torch.nn.") or type(part).__module__ in homes)
+        and not is_hooked(part)
+        and all(map(is_plain_tensor, part.parameters(recurse=False)))
+        for part in module.modules()
     )
 
 
@@ -26,4 +40,4 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
-__all__ = ["has_plain_weights", "is_hooked"]
+__all__ = ["has_plain_layers", "has_plain_weights", "is_hooked", "is_plain_tensor"]

@@ -39,8 +39,9 @@ class LlavaUhdV2Processor(ProcessorMixin):
             The text model's tokenizer, with the image token among its special tokens.
         query_grid (`tuple[int, int]`, *optional*, defaults to `(12, 12)`):
             (rows, columns) of queries in a view; the `query_grid` of the model's `projector_config`.
-        projector_type (`str`, *optional*, defaults to `"hiwin"`):
-            The `projector_type` of the model's `projector_config`, which says how many tokens a view has.
+        projector_config (`dict`, *optional*):
+            Other fields of the model's `projector_config` that say how many tokens a view has, such as
+            `projector_type`; the defaults are those of [`LlavaUhdV2ProjectorConfig`].
         token_layout (`str`, *optional*, defaults to `"spatial"`):
             Order of an image's tokens, `"spatial"` or `"sequential"`; the `token_layout` of the model's config.
         image_token (`str`, *optional*, defaults to `"<image>"`):
@@ -71,14 +72,14 @@ class LlavaUhdV2Processor(ProcessorMixin):
         image_token: str = "<image>",
         image_suffix: str = "",
         chat_template: str | None = None,
-        projector_type: str = "hiwin",
+        projector_config: dict[str, Any] | None = None,
     ):
-        self.projector_config = LlavaUhdV2ProjectorConfig(projector_type=projector_type, query_grid=query_grid)
+        self.projector_config = projector_config
+        self.projector = LlavaUhdV2ProjectorConfig(**{**(projector_config or {}), "query_grid": query_grid})
         if token_layout not in ("spatial", "sequential"):
             raise ValueError(f'`token_layout` must be "spatial" or "sequential", got {token_layout!r}.')
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.query_grid = list(query_grid)
-        self.projector_type = projector_type
         self.token_layout = token_layout
         self.image_token = image_token
         self.image_suffix = image_suffix
@@ -219,7 +220,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
             plan: how the image is cut.
             patch_size: side in pixels of a patch of the vision tower.
         """
-        grid, overview = self.projector_config.token_grids(plan, patch_size)
+        grid, overview = self.projector.token_grids(plan, patch_size)
         return num_image_tokens(plan, query_grid=grid, overview_grid=overview, layout=self.token_layout)
 
     def get_text_with_replacements(

@@ -28,8 +28,8 @@ from .folding_llava_uhd_v2 import (
     reordering_pays,
     sum_weights,
 )
-from .plain_layers_llava_uhd_v2 import has_plain_weights, is_hooked
-from .registries_llava_uhd_v2 import TOWERS, UPSAMPLERS
+from .plain_layers_llava_uhd_v2 import has_plain_layers, has_plain_weights, is_hooked
+from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS, UPSAMPLERS
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
 
@@ -101,9 +101,19 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         weights += max(width, levels * channels) * width * (4 + dtype.itemsize)
         # what they are made of, three times: the heap keeps the room
         weights += 3 * levels * channels * width * 4
+        rule, candidates = POOLING_GRIDS[projector.pooling_grid_rule], projector.pooling_grids
+        cells, grids = 0, set()  # of a window on all levels, at most
+        for height, width_ in views:
+            level_grids = [rule(height, width_, level, candidates) for level in projector.levels]
+            cells = max(cells, sum(map(math.prod, level_grids)))
+            grids.add(len(set(level_grids)))
+        if grids != {1} or UPSAMPLERS[projector.upsampler].linear_levels is None:  # the plain order runs
+            pixels = largest << (2 * top)
+            chunk = min(count, max(CHUNK_BYTES // (pixels * width * dtype.itemsize), 1))
+            # the levels, projected maps with their keys, and keys and values before and after their projections
+            return chunk * 4 * (pixels * (2 * channels + 4 * width) + 6 * queries * cells * width)
         # a chunk of views: pooled features in float32, and answers on their way out
-        cells = max(pool_rows * pool_columns for pool_rows, pool_columns in projector.pooling_grids)
-        pooled = queries * levels * cells * channels * 4
+        pooled = queries * cells * channels * 4
         chunk = min(count, max(CHUNK_BYTES // pooled, 1))
         answers = 3 * chunk * rows * width * 4
         # bands of the top level's operator and the whole one of the level below, or heads of a strip of windows
@@ -176,9 +186,8 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
     def can_reorder(self) -> bool:
         """Whether up-sampling is linear, and every layer whose weight the other order reads is an ordinary one."""
         attention = self.window_attention
-        hooked = is_hooked(attention) or is_hooked(self.upsampler)
-        linear = self.upsampler.linear_levels is not None
-        return linear and not hooked and all(map(has_plain_weights, folded_layers(attention)))
+        linear = self.upsampler.linear_levels is not None and has_plain_layers(self.upsampler)
+        return linear and not is_hooked(attention) and all(map(has_plain_weights, folded_layers(attention)))
 
     def call_layers(self, features: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The plain order in chunks of views, keys and values projected once for all query sets.

@@ -6,6 +6,7 @@ docs/architecture.md has an example of each. This module imports no torch; the k
 they are first asked for.
 """
 
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,11 +32,13 @@ class Registry(dict[str, Any]):
         built_in: name in a config -> "module.name" of this folder.
 
     Raises (from a look-up):
-        ValueError: if no kind of that name is registered, or the class lacks a part of the interface.
+        ValueError: if no kind of that name is registered, or the class lacks a part of the interface; from a
+            registration, if there is another kind of that name.
     """
 
     def __init__(self, kind: str, interface: tuple[str, ...], built_in: dict[str, str]):
         super().__init__(built_in)
+        self.built_in = frozenset(built_in)
         self.kind = kind
         self.interface = interface
 
@@ -44,13 +47,20 @@ class Registry(dict[str, Any]):
         entry = super().__getitem__(name)
         if isinstance(entry, str):
             module, _, attribute = entry.rpartition(".")
-            entry = self[name] = getattr(import_sibling(module), attribute)
+            entry = getattr(import_sibling(module), attribute)
+            super().__setitem__(name, entry)
         if missing := [part for part in self.interface if not _has(entry, part)]:
             raise ValueError(
                 f"The {self.kind} `{name}`, {entry.__module__}.{entry.__qualname__}, lacks {', '.join(missing)}; "
                 f"the interface is: {', '.join(self.interface)}."
             )
         return entry
+
+    def __setitem__(self, name: str, entry: Any) -> None:
+        known = self.get(name, entry)
+        if isinstance(known, str) or _identity(known) != _identity(entry):
+            raise ValueError(f"The {self.kind} `{name}` is registered already, {known}; choose another name.")
+        super().__setitem__(name, entry)
 
     def check(self, name: str, field: str) -> None:
         """Looks whether a kind of that name is registered, without importing it.
@@ -70,6 +80,11 @@ class Registry(dict[str, Any]):
             )
 
 
+def _identity(entry: Any) -> tuple[str, str]:
+    """Module and name of a class or function: a module that is imported again defines the same anew."""
+    return getattr(entry, "__module__", ""), getattr(entry, "__qualname__", repr(entry))
+
+
 def _has(entry: Any, part: str) -> bool:
     """Whether a class has a part of an interface itself: the `forward` of `nn.Module` only raises an error."""
     attribute = getattr(entry, part, _has)
@@ -81,6 +96,7 @@ def import_sibling(name: str) -> ModuleType:
     return import_module(f".{name}", __name__.rpartition(".")[0])
 
 
+@lru_cache
 def load_extensions() -> None:
     """Imports the modules that register kinds from outside: a folder with code names those of its model."""
     import_sibling("extensions_llava_uhd_v2")  # by name: an extension that is being imported may ask a registry

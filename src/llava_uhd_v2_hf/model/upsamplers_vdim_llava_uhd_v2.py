@@ -5,7 +5,7 @@ Shape letters: v views, c channels, h w grid of a level, t = k * k taps of a k *
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -15,7 +15,6 @@ from transformers import initialization as init
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from .operators_llava_uhd_v2 import Level, map_sources, merge_kernels
-from .plain_layers_llava_uhd_v2 import has_plain_weights, is_hooked
 from .resizing_llava_uhd_v2 import full_precision, resize
 
 
@@ -165,16 +164,7 @@ class LlavaUhdV2Upsampler(nn.Module):
             pyramid.append(self.fix_up(stage(pyramid[-1], pixels), level))
         return pyramid
 
-    @property
-    def linear_levels(self) -> Callable[[torch.Tensor, torch.Tensor], list[Level]] | None:
-        """[`~LlavaUhdV2Upsampler.find_levels`]; None where a layer whose weight it reads must be called.
-
-        It takes features (v, c, h, w) and pixels (v, 3, patch * h, patch * w).
-        """
-        hooked = any(map(is_hooked, self.stages))
-        return self.find_levels if not hooked and all(map(has_plain_weights, self.fixups.values())) else None
-
-    def find_levels(self, features: torch.Tensor, pixels: torch.Tensor) -> list[Level]:
+    def linear_levels(self, features: torch.Tensor, pixels: torch.Tensor) -> list[Level]:
         """Returns every level as an operator and its sources.
 
         Fix-ups act on channels, so they are applied to the sources; what they add as a bias becomes a source of its

@@ -7,6 +7,7 @@ d text width.
 
 import contextlib
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -82,6 +83,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
 
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
+        self.projector_config = config.projector_config
         self.tower = TOWERS[config.vision_config.model_type]
         self.patch_size = self.tower.stride(config.vision_config)
         self.num_read_layers = num_read_layers(config)
@@ -139,6 +141,25 @@ class LlavaUhdV2VisionEncoder(nn.Module):
         features = [self.tower.feature_map(state, grid).to(dtype) for state, grid in zip(states, grids, strict=True)]
         return self.projector(features, views)
 
+    def check_counts(self, tokens: tuple[torch.Tensor, ...], sizes: list[tuple[int, int]]) -> None:
+        """Looks whether the projector made as many tokens of a view as its `token_grid` says.
+
+        Args:
+            tokens: (v, q, d) a view size.
+            sizes: (height, width) in pixels.
+
+        Raises:
+            ValueError: if not.
+        """
+        for size_tokens, size in zip(tokens, sizes, strict=True):
+            grid, _ = self.projector_config.token_grids(SlicePlan((0, 0), (0, 0), size), self.patch_size)
+            if size_tokens.shape[1] != math.prod(grid):
+                kind = self.projector_config.projector_type
+                raise ValueError(
+                    f"The projector `{kind}` made {size_tokens.shape[1]} tokens of a view of {size} pixels, but its "
+                    f"`token_grid` is {grid}."
+                )
+
     def unpack_views(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Puts the patches of views together: (v * h * w, 3 * patch * patch) -> (v, 3, patch * h, patch * w)."""
         rows, columns = size[0] // self.patch_size, size[1] // self.patch_size
@@ -181,6 +202,8 @@ class LlavaUhdV2VisionEncoder(nn.Module):
                 for batch in batches
             ]
         projected = self.project([states[-1] for states in hidden_states], batches)
+        if not torch.compiler.is_compiling():
+            self.check_counts(projected, list(patches))
 
         image_tokens: list[list] = [[None] * len(plan.view_sizes) for plan in plans]
         states: list[list] = [[None] * len(plan.view_sizes) for plan in plans]

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
+from .geometry_llava_uhd_v2 import check_grid
 from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS
 from .resizing_llava_uhd_v2 import full_precision, resize
 
@@ -88,6 +89,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self.levels = projector.levels
         self.query_grid = list(projector.query_grid)
         self.pooling_grids = projector.pooling_grids
+        self.pooling_grid_name = projector.pooling_grid_rule
         self.pooling_grid_rule = POOLING_GRIDS[projector.pooling_grid_rule]
         self.initializer_range = projector.initializer_range
         self.num_heads = cast(int, projector.num_attention_heads)  # in a whole config it is no longer open
@@ -130,7 +132,8 @@ class LlavaUhdV2WindowAttention(nn.Module):
             height: of the view, in patches.
             width: of the view, in patches.
         """
-        return [self.pooling_grid_rule(height, width, level, self.pooling_grids) for level in self.levels]
+        rule, source = self.pooling_grid_rule, f"The rule for pooling grids `{self.pooling_grid_name}`"
+        return [check_grid(rule(height, width, level, self.pooling_grids), source) for level in self.levels]
 
     def key_offsets(self, height: int, width: int) -> list[torch.Tensor]:
         """What is added to the keys of each level of an (h, w) grid: positions and level embedding, (y, x, d)."""

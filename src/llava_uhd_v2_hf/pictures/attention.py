@@ -163,22 +163,32 @@ def place_weights(weights: torch.Tensor, inspection: Inspection) -> AttentionMap
     Raises:
         ValueError: if the image has another number of tokens, or its tokens see all of a view.
     """
-    if inspection.regions is None or inspection.overview_regions is None:
-        raise ValueError(
-            "The attention has no places to be drawn at: each token of this model's projector sees the whole view."
-        )
+    regions, overview_regions = find_regions(inspection)
     order = torch.tensor(inspection.order)
     if len(weights) != len(order):
         raise ValueError(f"There are weights for {len(weights)} tokens, but the image has {len(order)}.")
     is_token = order >= 0
     by_view = np.zeros(int(is_token.sum()))
     by_view[order[is_token]] = weights[is_token].float()
-    overview = by_view[len(by_view) - len(inspection.overview_regions) :]
-    slices = by_view[: len(by_view) - len(overview)].reshape(inspection.plan.num_slices, len(inspection.regions))
+    overview = by_view[len(by_view) - len(overview_regions) :]
+    slices = by_view[: len(by_view) - len(overview)].reshape(inspection.plan.num_slices, len(regions))
     return AttentionMaps(
-        np.tensordot(slices, spread(inspection.regions, inspection.token_grid), axes=1),
-        np.tensordot(overview, spread(inspection.overview_regions, inspection.overview_token_grid), axes=1),
+        np.tensordot(slices, spread(regions, inspection.token_grid), axes=1),
+        np.tensordot(overview, spread(overview_regions, inspection.overview_token_grid), axes=1),
     )
+
+
+def find_regions(inspection: Inspection) -> tuple[Regions, Regions]:
+    """Returns what the tokens of a slice and of the overview see.
+
+    Raises:
+        ValueError: if each of them sees all of its view.
+    """
+    if inspection.regions is None or inspection.overview_regions is None:
+        raise ValueError(
+            "The attention has no places to be drawn at: each token of this model's projector sees the whole view."
+        )
+    return inspection.regions, inspection.overview_regions
 
 
 def spread(regions: Regions, grid: tuple[int, int]) -> np.ndarray:

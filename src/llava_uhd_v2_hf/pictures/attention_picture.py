@@ -16,7 +16,7 @@ from ..inference.chat import Chat
 from ..inference.inspection import Inspection, count_of, inspect_image
 from ..inference.loading import load_image_settings, load_network, read_image
 from ..model.geometry_llava_uhd_v2 import SlicePlan
-from .attention import AnswerAttention, AttentionMaps, attend, place_weights
+from .attention import AnswerAttention, AttentionMaps, attend, find_regions, place_weights
 from .canvas import (
     BACKGROUND,
     INK,
@@ -216,10 +216,11 @@ def explain_answer(
     """
     image_processor, config = load_image_settings(model)
     picture = read_image(image, image_processor.max_image_pixels)
+    inspection = inspect_image(picture, image_processor, config, max_slices)
+    find_regions(inspection)  # before a long answer
     chat = Chat(load_network(model), AutoProcessor.from_pretrained(model), [picture], max_slices)
     answer = chat.ask(question, max_new_tokens=max_new_tokens)
     attention = attend(chat)
-    inspection = inspect_image(picture, image_processor, config, max_slices)
     return draw_attention(inspection, attention, attention.find_tokens(token), question), answer
 
 

@@ -51,7 +51,7 @@ class Parts:
         fixups: the 1x1 fix-ups of the up-sampler.
         window_attention: hierarchical window attention, without its position table.
         positions: the position table of the window attention.
-        projector: a projector of another type than `"hiwin"`.
+        projector: a projector of another type than `"hiwin"`, without an up-sampler that it has as `upsampler`.
         language_model: with its embeddings and its head.
     """
 

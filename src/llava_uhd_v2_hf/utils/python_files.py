@@ -23,6 +23,9 @@ def run_python_file(path: str | Path, *, importable: bool = False) -> ModuleType
         raise ValueError(f"There is no Python file {path}.")
     module = importlib.util.module_from_spec(spec)
     if importable:
+        known = sys.modules.get(file.stem)
+        if known is not None and getattr(known, "__file__", None) == str(file):
+            return known
         if not file.stem.isidentifier() or file.stem in sys.modules:
             raise ValueError(f"{path} can't be imported as `{file.stem}`: rename it, to a name that no module has.")
         sys.modules[file.stem] = module
