@@ -36,7 +36,7 @@ lint: $(DEV)
 
 # the oldest and the newest transformers, and vLLM's; about ten minutes
 conformance: $(DEV)
-	$(BIN)/python tests/conformance.py
+	$(BIN)/python -m tests.conformance
 
 demo: $(INSTALLED)
 	. $(BIN)/activate && python examples/demo.py

@@ -1,8 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Quantised models on a CPU against float32: size, speed, and what a trained model loses by it.
 
-    PYTHONPATH=.venv/torchao python benchmarks/quantization.py [--repeats 3] [--json FILE]
-    PYTHONPATH=.venv/torchao python benchmarks/quantization.py --hidden-size 1024 --layers 4    # size and speed alone
+    PYTHONPATH=.:.venv/torchao python benchmarks/quantization.py [--repeats 3] [--json FILE]
+    PYTHONPATH=.:.venv/torchao python benchmarks/quantization.py --hidden-size 1024 --layers 4  # size, speed
 
 The first trains a tiny model on pictures (four minutes on one core), and asks it 128 questions about 32 others. The
 second makes a text model of a size at which the weights count, with random weights. All models are loaded together,

@@ -1,8 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The server: concurrent clients answered in batches against one by one, and how it takes abuse.
 
-    python benchmarks/serve.py [--model DIR] [--clients 8] [--requests 32] [--repeats 3] [--json FILE]
-    python benchmarks/serve.py --stress 300 [--clients 50]      # a third of the clients is broken or hostile
+    PYTHONPATH=. python benchmarks/serve.py [--model DIR] [--clients 8] [--requests 32] [--repeats 3] [--json FILE]
+    PYTHONPATH=. python benchmarks/serve.py --stress 300 [--clients 50]    # a third is broken or hostile
 
 Two servers run, one that answers up to as many requests together as there are clients, and one that answers one at a
 time. The same clients send both the same requests, in turns. Without a model, one with random weights is made.

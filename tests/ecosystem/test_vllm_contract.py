@@ -1,8 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What vLLM's Transformers back end asks of model and processor, in the steps that it takes; vLLM itself isn't run.
 
-More of it is tested where it belongs: the base class in the `auto_map` in test_hub.py, layers of other classes in
-test_fast_projector.py, counts of tokens in test_processing.py.
+More of it is tested where it belongs: the base class in the `auto_map` in tests/hub/test_export.py, layers of other
+classes in tests/model/test_fast_order.py, counts of tokens in tests/model/test_processing.py.
 """
 
 import functools

@@ -240,8 +240,8 @@ def find_source(path: str) -> Source:
         return SOURCES[suffix]
     if Path(path).is_file():
         raise ValueError(
-            f"Expected {_known_sources()}, got the file {path}; register a function that reads it in `SOURCES`, or "
-            "set `data.source`."
+            f"Expected {_known_sources()}, got the file {path}; register a function that reads it in `SOURCES` (in "
+            "commands, `--extension FILE`), or set `data.source`."
         )
     return _DATA_SETS
 

@@ -111,7 +111,10 @@ def _resolve_sub_config(config: dict | PreTrainedConfig | None, default: dict[st
     values = {"model_type": default["model_type"], **config} if config is not None else dict(default)
     model_type = values["model_type"]
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"transformers knows no model of type `{model_type}`; is it misspelt?")
+        raise ValueError(
+            f"transformers knows no model of type `{model_type}`. Correct it, or import the module that registers it "
+            "first (in commands, `llava-uhd-v2 --extension FILE`)."
+        )
     return CONFIG_MAPPING[model_type](**values)
 
 
