@@ -283,7 +283,7 @@ def _bad_images() -> Iterator[tuple[str, bytes | dict[str, Any], int, str]]:
     }
     for name, (data, words) in files.items():
         yield name, ask(image_part(data_url(data))), 400, words
-    yield "broken base64", ask(image_part("data:image/png;base64,")), 400, "base64"
+    yield "broken base64", ask(image_part("data:image/png;base64,@@@@")), 400, "base64"
     yield "base64 without padding", ask(image_part("data:image/png;base64,abcde")), 400, "base64"
     yield "data URL of text", ask(image_part("data:text/html;base64,PGI+")), 400, "data:image/png"
     yield "data URL without base64", ask(image_part("data:image/svg+xml,<svg/>")), 400, "data:image/png"

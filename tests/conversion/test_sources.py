@@ -200,7 +200,7 @@ def test_parts_and_bases_of_repositories(server, converted_checkpoint, authors_c
 
     separators = ["--row-separator-id", 13, "--slice-separator-id", 44]
     result = run(server, "assemble", "org/text", "org/text", tmp_path / "output", *separators)
-    assert_refused(result, "is not supported; use one of clip_vision_model")
+    assert_refused(result, "is not supported. Choose one of clip_vision_model")
     result = run(server, "assemble", "org/tower", "org/tower", tmp_path / "output", *separators)
     assert_refused(result, "Expected a causal language model in org/tower", "clip_vision_model")
     assert server.requests("GET", "/cdn/") == []

@@ -60,7 +60,7 @@ def use(model: LlavaUhdV2ForConditionalGeneration, processor: LlavaUhdV2Processo
 
     model.get_image_features(image)  # call-arg arg-type
     model.fold_projektor()  # operator
-    model.model.visual.projector.fold("all")  # call-arg
+    model.fold_projector("all")  # call-arg
 
     plan_slices(1.5, 2, max_slices=6, slice_resolution=336, patch_size=14)  # arg-type
     plan_slices(1, 2, max_slices=6, slice_size=336, patch_size=14)  # call-arg

@@ -32,7 +32,7 @@ def wide_checkpoint(tmp_path_factory):
 
 
 def run_with_torchao(*arguments):
-    path = os.pathsep.join(filter(None, [beside_the_environment("torchao"), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), beside_the_environment("torchao"), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, arguments)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -113,7 +113,7 @@ def test_two_sharded_processes_have_the_curve_of_one(
     more += ["evaluation.samples=7", "training.eval_strategy=steps", "training.eval_steps=6"]
     more += ["training.per_device_eval_batch_size=2"]
     arguments = command("sft", tiny_checkpoint, every_other, tmp_path / "two", *more)[len(CLI) :]
-    program = [ROOT / "tests" / script, *arguments]
+    program = [ROOT / "tests/support" / script, *arguments]
     launch(configuration, program)
     train("sft", tiny_checkpoint, every_other, tmp_path / "one", *more)
     one, two = (logged(tmp_path / run, 12) for run in ("one", "two"))

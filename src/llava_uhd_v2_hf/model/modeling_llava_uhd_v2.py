@@ -86,6 +86,9 @@ class LlavaUhdV2PreTrainedModel(PreTrainedModel):
         """
         if module is not self.base_model.visual.projector:
             return super()._initialize_weights(module, *args, **kwargs)
+        if getattr(module, "_is_hf_initialized", False):
+            return None
+        module._is_hf_initialized = True
         tensors = [*module.parameters(), *module.buffers()]
         loaded = [tensor for tensor in tensors if getattr(tensor, "_is_hf_initialized", False)]
         if len(loaded) < len(tensors):
