@@ -14,7 +14,6 @@ from llava_uhd_v2_hf.hub.code import check_code, model_files
 from llava_uhd_v2_hf.hub.export import export_checkpoint
 from llava_uhd_v2_hf.hub.extensions import Kind, collect_extensions, outside_kinds, portable_source
 from llava_uhd_v2_hf.model import registries_llava_uhd_v2 as registries
-from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import choose_pooling_grid
 from tests.support.commands import assert_error, run_cli
 from tests.support.hub_process import OWN_CARD
 
@@ -55,7 +54,9 @@ IMPORT = "from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS\n
 def write_module(tmp_path, monkeypatch):
     """Writes and imports modules; afterwards, they and what they registered are gone."""
     for name in ("UPSAMPLERS", "POOLING_GRIDS", "PROJECTORS", "TOWERS"):
-        monkeypatch.setattr(registries, name, getattr(registries, name).copy())
+        registry = getattr(registries, name)
+        copied = registries.Registry(registry.kind, registry.interface, dict(registry))
+        monkeypatch.setattr(registries, name, copied)
     known = set(sys.modules)
     monkeypatch.syspath_prepend(tmp_path / "modules")
 
@@ -92,7 +93,7 @@ def test_kinds_from_outside_are_found(write_module):
     assert outside_kinds({"projector_config": {"upsampler": "vdim"}, "text_config": {"model_type": "llama"}}) == []
     [unknown] = outside_kinds({"vision_config": {"model_type": "unknown"}})
     assert unknown == Kind("vision_config.model_type", "unknown", "TOWERS", None)
-    registries.POOLING_GRIDS["selective"] = choose_pooling_grid  # a kind of the package that was imported
+    registries.POOLING_GRIDS["selective"]  # a kind of the package that was imported
     assert outside_kinds({"projector_config": {"pooling_grid_rule": "selective"}}) == []
 
 

@@ -40,4 +40,4 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
-__all__ = ["has_plain_layers", "has_plain_weights", "is_hooked", "is_plain_tensor"]
+__all__ = ["has_plain_layers", "has_plain_weights", "is_hooked"]
