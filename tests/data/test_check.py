@@ -68,8 +68,8 @@ def test_everything_that_would_stop_a_training_is_found(folder):
         [
             (2, f"`image`: there is no file {folder}/gone.png"),
             (3, "cut.png"),
-            (4, "`conversations[0]` is the assistant's"),
-            (5, "the record is no JSON"),
+            (4, "`conversations[0]`: expected role 'user', got 'assistant'"),
+            (5, "the record is not valid JSON"),
             (6, f"`image`: there is no file {folder}/gone.png"),
             (7, "has 1 `<image>` marks and there are 0 images"),
         ],

@@ -135,12 +135,12 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", '[\n{"id": 1},\n{"id": 2', "a.json:3: the file is no JSON"),
-        ("a.json", '[{"id": 1}\n{"id": 2}]', "a.json:2: the file is no JSON: there must be a comma"),
-        ("a.json", '{"id": 1}', "a.json:1: the file is no JSON: the file must be a list of records"),
+        ("a.json", '[\n{"id": 1},\n{"id": 2', "a.json:3: the file is not valid JSON"),
+        ("a.json", '[{"id": 1}\n{"id": 2}]', "a.json:2: the file is not valid JSON: there must be a comma"),
+        ("a.json", '{"id": 1}', "a.json:1: the file is not valid JSON: the file must be a list of records"),
         ("a.json", "[]", "a.json has no records"),
         ("a.jsonl", "\n", "a.jsonl has no records"),
-        ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2: the record is no JSON"),
+        ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2: the record is not valid JSON"),
         ("a.json", b"\xff\xfe[", "a.json can't be read"),
         ("none/a.json", None, "a.json can't be read: .*set `data.source`"),
         (
@@ -187,7 +187,7 @@ def test_every_wrong_record_is_named_before_the_first_step(folder):
     lines = [n for n, line in enumerate((folder / "wrong.json").read_text().splitlines(), 1) if line == " {"]
     with pytest.raises(ValueError, match="3 samples can't be used") as error:
         ConversationDataset(ConversationData(source=source))
-    assert f"wrong.json:{lines[1]}: `conversations[0]` is the assistant's" in str(error.value)
+    assert f"wrong.json:{lines[1]}: `conversations[0]`: expected role 'user', got 'assistant'" in str(error.value)
     assert f"wrong.json:{lines[2]}: `image`: there is no file {folder}/gone.png" in str(error.value)
     assert f"wrong.json:{lines[3]}: `image`: there is no file {folder}/a/b.png" in str(error.value)
 
@@ -307,7 +307,7 @@ def test_a_mixture_s_folders_and_prompts(folder):
         ("source: [{path: a.json}]", "must have a list `sources`"),
         ("sources: [{path: a.json}]\nseed: 3", "unknown key `seed`; known: root, sources"),
         ("sources: [{path: a.json}]\nroot: [a]", "`root` must be a folder"),
-        ("sources: [", "mix.yaml is no YAML"),
+        ("sources: [", "mix.yaml is not valid YAML"),
     ],
 )
 def test_mixtures_that_are_refused(tmp_path, text, message):

@@ -112,7 +112,7 @@ def test_another_stage_in_the_folder_of_a_training_is_refused(run, write, tiny_c
             r"of the stage align: `data.max_slices`='one' can't be used",
         ),
         ("- family", "align.yaml: the file must be `key: value` lines"),
-        ("family: [", "align.yaml is no YAML"),
+        ("family: [", "align.yaml is not valid YAML"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(write, text, message):

@@ -54,7 +54,7 @@ def test_a_merged_adapter_has_the_same_logits(adapter, tiny_checkpoint, samples,
     torch.testing.assert_close(merged, ours, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         merge_adapter(str(adapter), tmp_path / "merged")
-    with pytest.raises(ValueError, match="is no folder and no Hub id of an adapter"):
+    with pytest.raises(ValueError, match="Expected a folder or Hub id of an adapter, got "):
         merge_adapter(str(tiny_checkpoint), tmp_path / "other")
 
 

@@ -55,9 +55,9 @@ def test_sections_become_dataclasses_and_overrides_win(read):
         ("oven: {minutes: 1.5}", [], "must be int or null"),
         ("layers: true", [], "must be int"),
         ("oven: hot", [], "`oven` is a section"),
-        ("layers: 1", ["layers.top=1"], "`layers` is no section"),
-        ("layers: 1", ["layers"], "'layers' is no `key=value`"),
-        ("layers: [1", [], "is no YAML"),
+        ("layers: 1", ["layers.top=1"], "`layers` is not a section"),
+        ("layers: 1", ["layers"], "Expected `key=value`, got 'layers'"),
+        ("layers: [1", [], "is not valid YAML"),
         ("- layers", [], "must be `key: value` lines"),
     ],
 )

@@ -381,7 +381,7 @@ def test_lists_of_files(photographs):
     with pytest.raises(ValueError, match="`data.column`.*1 entries.*picture"):
         open_source(VdimData(images=str(photographs.parent / "wrong.json")))
     (photographs.parent / "damaged.json").write_text('["0.png"')
-    with pytest.raises(ValueError, match="is no JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         open_source(VdimData(images=str(photographs.parent / "damaged.json")))
 
 
@@ -474,7 +474,7 @@ def test_a_tower_that_does_not_fit_is_refused_before_data_is_read(tower, tmp_pat
     CLIPVisionModel(grey).save_pretrained(tmp_path / "grey")
     with pytest.raises(ValueError, match="`num_channels` is 1"):
         train_vdim(make_recipe(tmp_path / "grey", nowhere, tmp_path / "out"))
-    with pytest.raises(ValueError, match="no-images is no folder of images"):
+    with pytest.raises(ValueError, match="no-images is not a folder of images"):
         train_vdim(make_recipe(tower, nowhere, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

@@ -98,7 +98,7 @@ def _check_order(roles: list[str], field: str) -> None:
     for number, role in enumerate(roles[start:], start=start):
         wanted = "assistant" if (number - start) % 2 else "user"
         if role != wanted:
-            raise ValueError(f"`{field}[{number}]` is the {role}'s and must be the {wanted}'s; they take turns.")
+            raise ValueError(f"`{field}[{number}]`: expected role '{wanted}', got '{role}': roles must alternate.")
     if roles[-1] != "assistant":
         raise ValueError(f"`{field}` ends with the {roles[-1]}; the last turn must be the assistant's.")
 

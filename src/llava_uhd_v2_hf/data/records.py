@@ -68,7 +68,7 @@ def json_spans(path: str) -> Iterator[tuple[int, int, int]]:
             elif text[position : position + 1] != "]":
                 raise json.JSONDecodeError("there must be a comma or the list's end", text, position)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: the file is no JSON: {error}.") from error
+        raise ValueError(f"{path}:{error.lineno}: the file is not valid JSON: {error}.") from error
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -83,8 +83,8 @@ class RecordFile:
         find_spans: finds the first byte, end and line of each record: [`json_spans`] or [`jsonl_spans`].
 
     Raises:
-        ValueError: naming file and line, if it can't be read, is no list in JSON, or is empty; reading a record of a
-            .jsonl file, if its line is no JSON.
+        ValueError: naming file and line, if it can't be read, is not a list in JSON, or is empty; reading a record of
+            a .jsonl file, if its line is not valid JSON.
     """
 
     embed_images = False
@@ -110,7 +110,7 @@ class RecordFile:
         try:
             return f"{self.path}:{line}", json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{self.path}:{line}: the record is no JSON: {error}.") from error
+            raise ValueError(f"{self.path}:{line}: the record is not valid JSON: {error}.") from error
 
 
 class SpooledRecords:

@@ -35,7 +35,7 @@ def open_script(path: str, split: str) -> Any:
         split: handed to `records`.
 
     Raises:
-        ValueError: if the file is no such script.
+        ValueError: if the file is not such a script.
     """
     import datasets
 

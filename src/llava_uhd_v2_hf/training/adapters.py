@@ -79,8 +79,8 @@ def _is_inside(name: str, modules: Collection[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def go_on_from(model: PreTrainedModel, adapter: str, lora: LoraSettings | None) -> PeftModel:
-    """Puts an adapter into its checkpoint, to train it further.
+def resume_adapter(model: PreTrainedModel, adapter: str, lora: LoraSettings | None) -> PeftModel:
+    """Loads an adapter into its checkpoint, to train it further.
 
     Raises:
         ValueError: if the recipe's `lora` is not the adapter's.
@@ -93,7 +93,7 @@ def go_on_from(model: PreTrainedModel, adapter: str, lora: LoraSettings | None) 
         if differing or (lora.targets is not None and lora_targets(model, lora) != config.target_modules):
             raise ValueError(
                 f"The adapter {adapter} has other settings than `lora` ({', '.join(differing) or 'targets'}); set "
-                "`lora`=null to go on with its own."
+                "`lora`=null to keep its own."
             )
     return adapted
 
@@ -133,7 +133,9 @@ def merge_adapter(adapter: str, output: Path) -> None:
             `output` then.
     """
     if not is_adapter(adapter):
-        raise ValueError(f"{adapter} is no folder and no Hub id of an adapter: {ADAPTER_CONFIG_NAME} is not there.")
+        raise ValueError(
+            f"Expected a folder or Hub id of an adapter, got {adapter}: {ADAPTER_CONFIG_NAME} is missing."
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
     base, processor = base_of(adapter), AutoProcessor.from_pretrained(adapter)
@@ -144,8 +146,8 @@ def merge_adapter(adapter: str, output: Path) -> None:
 
 __all__ = [
     "add_adapter",
-    "go_on_from",
     "half_dtype",
     "merge_adapter",
     "quantization_config",
+    "resume_adapter",
 ]

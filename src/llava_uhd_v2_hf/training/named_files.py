@@ -40,7 +40,7 @@ def read_named(kind: str, name: str, shipped: Mapping[str, str]) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"The {kind} {name} is no text in UTF-8: {error}.") from error
+        raise ValueError(f"The {kind} {name} is not text in UTF-8: {error}.") from error
 
 
 __all__ = ["read_named", "shipped_files"]

@@ -71,7 +71,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
     """`args.resume_from_checkpoint`, or else the last checkpoint in `args.output_dir`; None if there is none.
 
     Raises:
-        ValueError: if `resume_from_checkpoint` is no checkpoint.
+        ValueError: if `resume_from_checkpoint` is not a checkpoint.
     """
     if args.resume_from_checkpoint is None:
         return last_checkpoint(Path(args.output_dir))
@@ -80,8 +80,8 @@ def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
         trained_steps(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"`training.resume_from_checkpoint`={checkpoint} is no checkpoint of a training: {error}; set it to a "
-            "folder like checkpoint-500, or leave it out to go on from the last one."
+            f"`training.resume_from_checkpoint`={checkpoint} is not a checkpoint of a training: {error}; set it to a "
+            "folder like checkpoint-500, or leave it out to resume from the last one."
         ) from error
     return checkpoint
 

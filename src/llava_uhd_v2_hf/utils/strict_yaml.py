@@ -48,7 +48,7 @@ def parse_yaml(text: str, name: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def set_override(values: dict[str, Any], override: str) -> None:
@@ -63,14 +63,14 @@ def set_override(values: dict[str, Any], override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"{override!r} is no `key=value`.")
+        raise ValueError(f"Expected `key=value`, got {override!r}.")
     *sections, last = key.split(".")
     for section in sections:
         if values.get(section) is None:
             values[section] = {}
         values = values[section]
         if not isinstance(values, dict):
-            raise ValueError(f"`{key}` can't be set: `{section}` is no section.")
+            raise ValueError(f"`{key}` can't be set: `{section}` is not a section.")
     values[last] = parse_yaml(text, f"The value of `{key}`")
 
 
@@ -172,7 +172,7 @@ def _describe_type(hint: Any) -> str:
 
 
 def _section_type(hint: Any) -> Any:
-    """The dataclass of a section, also of one that may be null; None if the hint is no section's."""
+    """The dataclass of a section, also of one that may be null; None if the hint is not a section's."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return next((kind for kind in kinds if is_dataclass(kind)), None)
 

@@ -36,7 +36,7 @@ class EvaluationSettings:
             if value is not None and value < 1:
                 raise ValueError(f"`evaluation.{name}` must be at least 1, got {value}.")
         if self.data.streaming:
-            raise ValueError("`evaluation.data.streaming`=true can't be used; held-out samples are read by number.")
+            raise ValueError("Evaluation data must support random access; set `evaluation.data.streaming`=false.")
 
 
 @dataclass
@@ -44,12 +44,12 @@ class FinetuneRecipe:
     """Settings of a fine-tuning.
 
     Args:
-        model: folder or Hub id of the checkpoint that is trained, or folder of an adapter to go on from.
+        model: folder or Hub id of the checkpoint that is trained, or folder of an adapter to train further.
         batch_size: samples a step, of all processes together.
         chat_template: `"plain"` for captions behind their image (released pre-training of the Vicuna models); None for
             the checkpoint's own. The checkpoint that is written has its own either way.
         attn_implementation: of tower and text model, such as `"flash_attention_2"`; None for transformers' choice.
-        upsampler_dropout: whether the dropouts of a frozen up-sampler act, as in the released training.
+        upsampler_dropout: whether dropout stays active in a frozen up-sampler, as in the released training.
         parts: what is trained.
         lora: None for training all weights of these parts.
         quantization: needs `lora`.

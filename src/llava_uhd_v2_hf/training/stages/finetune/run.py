@@ -24,7 +24,7 @@ from ....model.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
 from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ....utils.atomic import replaced_files
-from ...adapters import add_adapter, go_on_from, half_dtype, quantization_config
+from ...adapters import add_adapter, half_dtype, quantization_config, resume_adapter
 from ...curves import CURVES_NAME, save_curves
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
@@ -47,7 +47,7 @@ from .trainer import FinetuneTrainer
 
 logger = logging.get_logger(__name__)
 
-# what a training that goes on must have as before
+# what must not change when a training resumes
 SAME = (
     *("model", "batch_size", "chat_template", "upsampler_dropout", "parts", "lora", "quantization", "data"),
     *("training.learning_rate", "training.lr_scheduler_type", "training.warmup_steps", "training.weight_decay"),
@@ -103,10 +103,10 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     Raises:
         OSError, ValueError: if it is not there or doesn't fit the recipe.
     """
-    goes_on = is_adapter(recipe.model)
+    from_adapter = is_adapter(recipe.model)
     quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
     model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
-        base_of(recipe.model) if goes_on else recipe.model,
+        base_of(recipe.model) if from_adapter else recipe.model,
         dtype=torch.float32,
         attn_implementation=recipe.attn_implementation,
         quantization_config=quantization,
@@ -117,8 +117,8 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
         switch_dropout_off(upsampler)
     if quantization is not None:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if goes_on:
-        model = go_on_from(model, recipe.model, recipe.lora)
+    if from_adapter:
+        model = resume_adapter(model, recipe.model, recipe.lora)
     elif recipe.lora is not None:
         model = add_adapter(model, recipe.lora, plan)
     apply_plan(model, plan)
@@ -282,7 +282,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
     if checkpoint is not None or (folder / CONFIG_NAME).exists() or (folder / ADAPTER_CONFIG_NAME).exists():
         check_same_recipe(folder, values, SAME)
     if checkpoint is not None:
-        logger.warning(f"Going on from {checkpoint}.")
+        logger.warning(f"Resuming from {checkpoint}.")
 
     set_seed(args.seed)
     dataset = open_data(recipe, args, checkpoint)

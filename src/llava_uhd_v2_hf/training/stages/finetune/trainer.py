@@ -31,7 +31,7 @@ class FinetuneTrainer(Trainer):
         args, kwargs: of `Trainer`; the collator is a [`ConversationCollator`].
         plan: how each part is trained.
         processor: saved with the model.
-        partial: whether checkpoints hold what is trained and nothing else. They are no models then, and go on only
+        partial: whether checkpoints hold the trained weights alone. They don't load as models then, and resume only
             from the model that the training began with.
         lengths: (n, 2), text and image tokens of every sample, for batches of about one length.
         held_out: for evaluation.
@@ -134,4 +134,4 @@ class FinetuneTrainer(Trainer):
         """Trainer pushes in the background and never looks at what came of it."""
         for job in getattr(getattr(self, "push_in_progress", None), "jobs", ()):
             if job.done() and (error := job.exception()):
-                logger.warning(f"A checkpoint was not pushed to {self.hub_model_id}; training goes on. {error}")
+                logger.warning(f"A checkpoint was not pushed to {self.hub_model_id}; training continues. {error}")

@@ -114,7 +114,7 @@ def _read_list(path: Path, column: str) -> list[Path]:
         lines = path.suffix == ".jsonl"
         rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     except ValueError as error:
-        raise ValueError(f"The list of images {path} is no JSON: {error}.") from error
+        raise ValueError(f"The list of images {path} is not valid JSON: {error}.") from error
     rows = rows if isinstance(rows, list) else [rows]
     names = [row.get(column) if isinstance(row, dict) else row for row in rows]
     files = [path.parent / name for name in names if isinstance(name, str) and name]
@@ -134,7 +134,7 @@ def _load_dataset(data: VdimData) -> Any:
     except Exception as error:  # what its builders raise has no common class
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"`data.images`={data.images} is no folder of images, list or data set that can be read ({reason})."
+            f"`data.images`={data.images} is not a folder of images, a list or a data set that can be read ({reason})."
         ) from error
     if dataset.column_names is not None and data.column not in dataset.column_names:
         raise ValueError(

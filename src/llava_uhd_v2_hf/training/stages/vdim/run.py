@@ -33,7 +33,7 @@ logger = logging.get_logger(__name__)
 
 SKIPPED_NAME = "skipped.txt"
 OPTIMIZERS = {"adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
-# what a training that goes on must have as before
+# what must not change when a training resumes
 SAME = (
     *("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss"),
     *("training.learning_rate", "training.seed", "training.lr_scheduler_type"),
@@ -146,7 +146,7 @@ def build_trainer(model: VdimPretraining, recipe: VdimRecipe, args: TrainingArgu
 
 
 def train_vdim(recipe: VdimRecipe) -> Path:
-    """Trains, or goes on from the last checkpoint in the recipe's `training.output_dir`.
+    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`.
 
     Returns:
         The file with the up-sampler. Beside it are README.md, recipe.yaml, pictures/ and the last checkpoints.
@@ -159,7 +159,7 @@ def train_vdim(recipe: VdimRecipe) -> Path:
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is not None:
         check_same_recipe(checkpoint.parent, values, SAME, free=["data.max_unreadable"])
-        logger.warning(f"Going on from {checkpoint}.")
+        logger.warning(f"Resuming from {checkpoint}.")
 
     set_seed(args.seed)
     model = build_model(recipe)
