@@ -148,7 +148,11 @@ def test_a_grid_may_depend_on_any_field(monkeypatch, tmp_path):
     monkeypatch.setitem(PROJECTORS, "repeated", Repeated)
     projector = {"projector_type": "repeated", "num_query_sets": 3}
     folder = write_checkpoint(tmp_path / "model", width=32, projector=projector)
-    AutoModelForImageTextToText.from_pretrained(folder)(**prepare(folder))
+    model, inputs = AutoModelForImageTextToText.from_pretrained(folder), prepare(folder)
+    patches = int(inputs["image_sizes"][0, 4] // 14 * (inputs["image_sizes"][0, 5] // 14))
+    marks = (inputs["input_ids"] == model.config.image_token_id).sum()
+    assert inputs["image_sizes"][0, 0] and marks > 3 * patches  # the overview alone has three tokens a patch
+    assert model(**inputs).logits.isfinite().all()
 
 
 def test_memory_counts_the_order_that_runs(tiny_config, monkeypatch):
