@@ -119,7 +119,7 @@ def test_the_end_of_a_training_is_pushed_even_if_checkpoints_were_not(server, sa
     server.ask("/_test/faults", [{"method": "POST", "path": "/commit/", "times": 2, "status": 403}])
     more = ["training.max_steps=3"]
     done = run(server, line("lora", samples, tmp_path / "out", *more))
-    assert "was not pushed to org/tuned; training goes on. " in done.stderr
+    assert "was not pushed to org/tuned; training continues. " in done.stderr
     assert "adapter_model.safetensors" in server.files("org/tuned")
     card = run(server, [sys.executable, "-c", CARD, "org/tuned"]).stdout
     assert "base_model: org/base" in card and "library_name: peft" in card
