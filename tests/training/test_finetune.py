@@ -269,7 +269,7 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
     lines = tmp_path / "lines.jsonl"
     lines.write_text("\n".join(json.dumps(record) for record in records))
     shutil.copytree(samples.parent, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"lines.jsonl:3: `image`: there is no file .*nowhere.png"):
+    with pytest.raises(ValueError, match=r"lines.jsonl:3, record 3 \(id 2\): `image`: there is no file .*nowhere.png"):
         train("sft", tiny_checkpoint, lines, out)
     nothing = [f"parts.{part}.train=false" for part in ("vision_tower", "window_attention", "positions")]
     with pytest.raises(ValueError, match="Nothing would be trained: set"):

@@ -4,7 +4,7 @@
 Everything random about a sample depends on the seed and on the sample's number alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +26,16 @@ _SHOWN_PROBLEMS = 5
 class ConversationDataset(Dataset):
     """Conversations with their images, for [`ConversationCollator`].
 
-    A sample has `messages`, `images` (opened, not decoded, unless they were resized) and `name`, its file and line.
-    The records are checked when the data set is made, and their image files are looked for; rows with embedded images
-    are checked when they are reached.
+    A sample has `messages`, `images` (opened, not decoded, unless they were resized) and `name`, its place and
+    id. The records are checked when the data set is made, and their image files are looked for; rows with embedded
+    images are checked when they are reached.
 
     Args:
         data: the sources, and what happens to samples that can't be used.
         seed: of what is drawn from a source, and of the resizing.
 
     Attributes:
-        skipped (`list[str]`): samples that were left out because an image file is missing, with file and line.
+        skipped (`list[str]`): samples that were left out because an image file is missing, with place and id.
 
     Raises:
         ValueError: if a source can't be read, or records can't be used; the first few are named with file, line and
@@ -136,15 +136,22 @@ def locate_sample(place: str, record: Any, source: MixtureSource) -> dict[str, A
     """A record as a conversation: `messages`, `images` (paths, URLs or bytes), their `file_names`, and `name`.
 
     Raises:
-        ValueError: naming its place, if it can't be used.
+        ValueError: naming its place and id, if it can't be used.
     """
+    name = name_record(place, record)
     try:
         sample = read_conversation(record, source.prompt)
         images = [locate_image(image, source.images or "") for image in sample["images"]]
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     file_names = [file_name(image) for image in sample["images"]]
-    return {"messages": sample["messages"], "images": images, "file_names": file_names, "name": place}
+    return {"messages": sample["messages"], "images": images, "file_names": file_names, "name": name}
+
+
+def name_record(place: str, record: Any) -> str:
+    """What messages call a record: its place, and its `id` if it has one."""
+    identity = record.get("id") if isinstance(record, Mapping) else None
+    return place if identity is None else f"{place} (id {str(identity)[:60]})"
 
 
 def describe_missing(sample: dict[str, Any]) -> str | None:
