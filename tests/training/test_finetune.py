@@ -18,6 +18,7 @@ from llava_uhd_v2_hf.training.parameter_groups import part_of, plan_parts
 from llava_uhd_v2_hf.training.recipes import read_recipe, shipped_recipes
 from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.training.stages.finetune.steps import describe_steps
 from llava_uhd_v2_hf.utils import atomic
 from tests.support.finetune_data import write_samples
 from tests.support.finetune_runs import load, logged, make_recipe, train, trainer_of
@@ -287,7 +288,7 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
         make_recipe("sft", tiny_checkpoint, samples, out, *more)
     with pytest.raises(ValueError, match="The section `evaluation` needs `training.eval_strategy`"):
         make_recipe("sft", tiny_checkpoint, samples, out, f"evaluation.data.source={samples}")
-    with pytest.raises(ValueError, match=r"32 samples in batches of 64 make 1 step.*would change no weight"):
+    with pytest.raises(ValueError, match=r"32 samples / batch 64 = 1 step, of which 1 is warm-up: it would change no weight; lower"):
         few = ["batch_size=64", "training.max_steps=-1", "training.num_train_epochs=1", "training.warmup_steps=0.03"]
         train("sft", tiny_checkpoint, samples, out, *few)
     with pytest.raises(ValueError, match="'steps' needs the section `evaluation`"):
@@ -318,9 +319,23 @@ def test_a_result_without_checkpoints_is_not_overwritten_by_another_recipe(
     assert {path.name: path.stat().st_mtime_ns for path in done.iterdir()} == before
 
 
-def test_warm_up_alone_is_warned_of(tiny_checkpoint, samples, tmp_path, caplog):
-    train("pretrain", tiny_checkpoint, samples, tmp_path / "out", "training.warmup_steps=3", "training.max_steps=3")
-    assert "All of the training is warm-up" in caplog.text
+@pytest.mark.parametrize(
+    ("settings", "samples", "line"),
+    [
+        ([], 30, "30 samples / batch 16 = 2 steps, of which 1 is warm-up: lower `batch_size` or raise `training.num_tr"),
+        (["num_train_epochs=5"], 30, "/ batch 16 = 2 steps an epoch; 10 steps, of which 1 is warm-up: lower `batch_"),
+        (["num_train_epochs=30"], 30, "/ batch 16 = 2 steps an epoch; 60 steps, of which 2 are warm-up."),
+        (["max_steps=3"], 30, "2 steps an epoch; 3 steps, of which 1 is warm-up: raise `training.max_steps`, or lower"),
+        (["max_steps=100"], None, "A stream in batches of 16: 100 steps, of which 3 are warm-up."),
+        (["max_steps=1"], None, "1 step, of which 1 is warm-up: raise `training.max_steps`"),
+        (["lr_scheduler_type=constant"], 30, "= 2 steps, of which 0 are warm-up."),
+        (["warmup_steps=99", "max_steps=99"], 30, "99 steps, of which 99 are warm-up: raise `training.max_steps`"),
+    ],
+)
+def test_few_steps_are_told_with_what_to_change(settings, samples, line):
+    settings = [f"training.{setting}" for setting in [*settings, "report_to=none"]]
+    recipe = read_recipe(FinetuneRecipe, "sft-lora", settings, stage=read_stage("sft"))
+    assert line in describe_steps(recipe.training, recipe.batch_size, samples)
 
 
 def test_a_disk_that_is_too_small_is_named_in_time(tiny_checkpoint, samples, tmp_path, caplog, monkeypatch):
@@ -357,7 +372,7 @@ def test_the_shipped_recipes(stage):
             stage == "sft" and "lora" not in name,
             stage == "sft",
         )
-        assert data.max_slices == {"pretrain": 1, "sft": 6 if name == "sft-paper" else 7}[stage]
+        assert data.max_slices == {"pretrain": 1, "sft": {"sft-paper": 6, "sft-lora": None, "sft-qlora": None}.get(name, 7)}[stage]
         assert data.label_rule == ("released-chatml" if "qwen2" in name else "template")
         if name in RELEASED:
             facts = recipe.batch_size, args.learning_rate, data.max_length, "positions" in plan, "fixups" in plan

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..inference.checkpoints import lasting_name
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
@@ -44,6 +45,7 @@ from .weight_map import (
 
 ADAPTER_CONFIG, ADAPTER_STEM, FULL_PARTS = "adapter_config.json", "adapter_model", "non_lora_trainables.bin"
 PEFT_PREFIX = "base_model.model."
+TASK_TYPE = "CAUSAL_LM"  # PEFT has none of its own for models that see images
 ADAPTER_PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 # Keys of adapter_config.json that name modules or change what a name means, and the one value that is read.
 FIXED_VALUES: dict[str, Any] = {
@@ -110,10 +112,10 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
             folder / f"{ADAPTER_CONFIG}{PARTIAL}",
             values
             | {
-                "base_model_name_or_path": str(base),
+                "base_model_name_or_path": lasting_name(str(base)),
                 "modules_to_save": modules or None,
                 "target_modules": targets,
-                "task_type": None,
+                "task_type": TASK_TYPE,
             },
         )
         write_record(

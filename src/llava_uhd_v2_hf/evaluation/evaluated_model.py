@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..inference.batch import answer_chats
+from ..inference.adapter_fit import weights_that_fit
 from ..inference.checkpoints import check_checkpoint
 from .generation import cut_answer, read_generation
 from .image_rules import pre_resized_image
@@ -41,7 +42,8 @@ class EvaluatedModel:
         self.processor = AutoProcessor.from_pretrained(settings.checkpoint)
         self.image_options = {} if settings.max_slices is None else {"max_slices": settings.max_slices}
         device = settings.device or torch.accelerator.current_accelerator() or "cpu"
-        self.model = AutoModelForImageTextToText.from_pretrained(settings.checkpoint, dtype=settings.dtype)
+        with weights_that_fit(settings.checkpoint):
+            self.model = AutoModelForImageTextToText.from_pretrained(settings.checkpoint, dtype=settings.dtype)
         self.model.to(device).eval()
         self.record = Record(record, self.describe(harness))
 

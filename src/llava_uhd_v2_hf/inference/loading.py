@@ -11,6 +11,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .adapter_fit import weights_that_fit
 from .checkpoints import check_checkpoint
 
 
@@ -51,7 +52,8 @@ def load_network(model: str) -> LlavaUhdV2ForConditionalGeneration:
     Raises:
         OSError, ValueError: if the model can't be loaded.
     """
-    network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
+    with weights_that_fit(model):
+        network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
     return network.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 

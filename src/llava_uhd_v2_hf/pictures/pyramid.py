@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, PreTrainedModel
 
 from ..data.normalisation import NORMALISATIONS
+from ..inference.adapter_fit import weights_that_fit
 from ..inference.checkpoints import check_checkpoint
 from ..inference.inspection import count_of
 from ..inference.towers import load_tower, tower_features
@@ -76,7 +77,8 @@ def load_pyramid(source: str | None) -> PyramidParts:
         return PyramidParts(LlavaUhdV2ImageProcessor(image_mean=[0.0] * 3, image_std=[1.0] * 3), LlavaUhdV2Config())
     if not Path(source).is_file() and not (Path(source) / VDIM_NAME).is_file():
         check_checkpoint(source)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto").eval()
+        with weights_that_fit(source):
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto").eval()
         return PyramidParts.of_model(model, AutoImageProcessor.from_pretrained(source))
     upsampler, facts = load_vdim(source)
     tower, config = load_tower(facts.tower, facts.vision_feature_layer)

@@ -1,0 +1,102 @@
+# Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+"""Ctrl-C and SIGTERM while a training runs: a checkpoint, and a line about what was kept."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICE = "\nInterrupted: saving a checkpoint when this step ends. Press Ctrl-C again to stop without it.\n"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training that was interrupted; its message says what was kept.
+
+    Args:
+        checkpoint: the last one; None if there is none.
+        number: of the signal.
+
+    Attributes:
+        exit_code: of the process, as shells give it.
+    """
+
+    def __init__(self, checkpoint: Path | None, number: int = signal.SIGINT):
+        kept = f"{checkpoint} is kept, and the same command goes on from it."
+        nothing = "there is no checkpoint yet, and the same command begins anew."
+        super().__init__(f"Interrupted: {nothing if checkpoint is None else kept}")
+        self.exit_code = 128 + number
+
+
+class SaveWhenInterrupted(TrainerCallback):
+    """Ends a training with a checkpoint after the step in which one of its processes gets SIGINT or SIGTERM.
+
+    Args:
+        accelerator: of the processes.
+
+    Attributes:
+        received: number of the signal; 0 before there is one.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator, self.received, self.process = accelerator, 0, os.getpid()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handles the signals meanwhile, those that are ignored excepted; Python allows it in the main thread alone."""
+        in_main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self.receive) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Remembers a signal.
+
+        Raises:
+            KeyboardInterrupt: on the second SIGINT.
+        """
+        if os.getpid() != self.process:  # a forked worker of a data loader: its parent ends it by SIGTERM
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+        os.write(2, NOTICE.encode())  # a buffered stream may be in the middle of a write
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends the training, unless it is at its end; without an evaluation that is due, which may take long."""
+        if self.received_anywhere() and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """As at the end of a step, if a signal comes while the training evaluates."""
+        self.on_step_end(args, state, control)
+
+    def received_anywhere(self) -> bool:
+        """Returns whether one of the processes has got a signal; all of them call it at the same step."""
+        if self.accelerator.num_processes > 1:
+            number = torch.tensor([self.received], device=self.accelerator.device)
+            self.received = int(self.accelerator.gather(number).max())
+        return self.received > 0
+
+
+__all__ = ["Interrupted", "SaveWhenInterrupted"]
