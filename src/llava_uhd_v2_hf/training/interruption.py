@@ -49,17 +49,18 @@ class SaveWhenInterrupted(TrainerCallback):
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator, self.received, self.process = accelerator, 0, os.getpid()
+        self.replaced: dict[int, Any] = {}  # handlers
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handles the signals meanwhile, those that are ignored excepted; Python allows it in the main thread alone."""
         in_main = threading.current_thread() is threading.main_thread()
         heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self.receive) for number in heard}
+        self.replaced = {number: signal.signal(number, self.receive) for number in heard}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self.replaced.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def receive(self, number: int, _: FrameType | None) -> None:
@@ -68,13 +69,13 @@ class SaveWhenInterrupted(TrainerCallback):
         Raises:
             KeyboardInterrupt: on the second SIGINT.
         """
-        if os.getpid() != self.process:  # a forked worker of a data loader: its parent ends it by SIGTERM
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+        if os.getpid() != self.process:  # a forked worker of a data loader reads on
             return
         if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        # PyTorch's handler raises in the middle of a step when the signal has ended workers too
+        self.replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
         os.write(2, NOTICE.encode())  # a buffered stream may be in the middle of a write
 
     def on_step_end(
@@ -92,11 +93,18 @@ class SaveWhenInterrupted(TrainerCallback):
         self.on_step_end(args, state, control)
 
     def received_anywhere(self) -> bool:
-        """Returns whether one of the processes has got a signal; all of them call it at the same step."""
-        if self.accelerator.num_processes > 1:
-            number = torch.tensor([self.received], device=self.accelerator.device)
-            self.received = int(self.accelerator.gather(number).max())
+        """Returns whether one of the processes has got a signal; all of them call it at the same place."""
+        self.received = self._most(self.received)
         return self.received > 0
+
+    def failed_anywhere(self, failed: bool) -> bool:
+        """Returns whether something has failed in one of the processes; all of them call it at the same place."""
+        return self._most(failed) > 0
+
+    def _most(self, number: int) -> int:
+        if self.accelerator.num_processes == 1:
+            return number
+        return int(self.accelerator.gather(torch.tensor([int(number)], device=self.accelerator.device)).max())
 
 
 __all__ = ["Interrupted", "SaveWhenInterrupted"]

@@ -1,11 +1,14 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """transformers' `Trainer` as all stages run it: to its last step and no further, or to a checkpoint."""
 
+import itertools
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+import torch
+from transformers import Trainer, TrainerControl
 
 from .interruption import Interrupted, SaveWhenInterrupted
 from .run_state import last_checkpoint, trained_steps
@@ -14,7 +17,9 @@ from .run_state import last_checkpoint, trained_steps
 class StageTrainer(Trainer):
     """Resumes from a checkpoint of any step, also of the last, and saves one when it is interrupted."""
 
+    control: TrainerControl
     resumed_step = 0
+    interruption: SaveWhenInterrupted | None = None
 
     def run(self, checkpoint: Path | None) -> None:
         """Trains to the last step.
@@ -26,13 +31,30 @@ class StageTrainer(Trainer):
             Interrupted: after SIGINT or SIGTERM.
         """
         self.resumed_step = trained_steps(checkpoint) if checkpoint is not None else 0
-        interruption = SaveWhenInterrupted(self.accelerator)
-        self.add_callback(interruption)
-        with interruption.listening():
+        self.interruption = SaveWhenInterrupted(self.accelerator)
+        self.add_callback(self.interruption)
+        with self.interruption.listening():
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
         if self.state.global_step < self.state.max_steps:
-            number = interruption.received or signal.SIGTERM  # which transformers handles with `enable_jit_checkpoint`
+            number = self.interruption.received or signal.SIGTERM  # that of `enable_jit_checkpoint`
             raise Interrupted(last_checkpoint(Path(self.args.output_dir)), number)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **kwargs: Any
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """As `Trainer.get_batch_samples`; ends the training here if a signal has ended workers of a data loader."""
+        batches, interruption, failed = [], self.interruption, False
+        try:
+            batches = list(itertools.islice(epoch_iterator, num_batches))
+        except Exception:
+            if interruption is None or not interruption.received:
+                raise
+            failed = True
+        if interruption is not None and interruption.failed_anywhere(failed):
+            self.control.should_save = self.state.global_step > 0
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(iter(batches), num_batches, *args, **kwargs)
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """As `Trainer`'s, with no epochs when a checkpoint has every step: inside an epoch, `Trainer` takes another."""

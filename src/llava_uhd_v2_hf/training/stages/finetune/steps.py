@@ -25,18 +25,22 @@ def describe_steps(args: TrainingArguments, batch_size: int, samples: int | None
     epoch = None if samples is None else math.ceil(samples / batch_size)
     steps = args.max_steps if counted or epoch is None else math.ceil(args.num_train_epochs * epoch)
     warmup = 0 if args.lr_scheduler_type == SchedulerType.CONSTANT else min(args.get_warmup_steps(steps), steps)
-    total = f"{steps:,} {'step' if steps == 1 else 'steps'}, of which {warmup:,} {'is' if warmup == 1 else 'are'} warm-up"
+    total = f"{_count(steps)}, of which {warmup:,} {'is' if warmup == 1 else 'are'} warm-up"
     if epoch is None:
         line = f"A stream in batches of {batch_size}: {total}"
     else:
-        rate = "" if steps == epoch else f" = {epoch:,} steps an epoch"
-        line = f"{samples:,} samples / batch {batch_size}{rate}{';' if rate else ' ='} {total}"
+        whole = total if steps == epoch else f"{_count(epoch)} an epoch; {total}"
+        line = f"{samples:,} samples / batch {batch_size} = {whole}"
     if not warmup or (steps > FEW_STEPS and warmup < steps):
         return f"{line}."
     longer = "raise `training.max_steps`" if counted else "lower `batch_size` or raise `training.num_train_epochs`"
     if steps == 1 and not counted:
         raise ValueError(f"{line}: it would change no weight; {longer}.")
     return f"{line}: {longer}, or lower `training.warmup_steps`."
+
+
+def _count(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps:,} steps"
 
 
 __all__ = ["describe_steps"]
