@@ -22,6 +22,7 @@ RENAMED = {
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
 _SHOWN_KEYS = 20
+_NEAR = 0.75  # of `difflib`: three quarters of the letters are the same
 
 
 class _Loader(yaml.SafeLoader):
@@ -195,7 +196,7 @@ def _describe_unknown(name: str, whole: type) -> str:
     known = list(_all_names(whole))
     section, _, last = name.rpartition(".")
     siblings = [key for key in known if key.rpartition(".")[0] == section]
-    near = _same_name(last, known) or _close_names(last, siblings, 0.6) or _close_names(last, known, 0.7)
+    near = _same_name(last, known) or _close_names(last, siblings) or _close_names(last, known)
     if near:
         hint = f"did you mean {' or '.join(f'`{key}`' for key in near)}?"
     elif len(siblings) <= _SHOWN_KEYS:
@@ -212,10 +213,10 @@ def _same_name(last: str, keys: list[str]) -> list[str]:
     return [key for key in same if key.count(".") == depth]
 
 
-def _close_names(last: str, keys: list[str], cutoff: float) -> list[str]:
+def _close_names(last: str, keys: list[str]) -> list[str]:
     """The keys whose names without sections are like another, the most similar first."""
     names = {key.rpartition(".")[2]: key for key in reversed(keys)}
-    return [names[near] for near in difflib.get_close_matches(last, names, n=3, cutoff=cutoff)]
+    return [names[near] for near in difflib.get_close_matches(last, names, n=3, cutoff=_NEAR)]
 
 
 __all__ = ["RENAMED", "build", "check", "parse_yaml", "set_override"]
