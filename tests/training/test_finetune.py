@@ -64,6 +64,7 @@ def without_dtypes(values):
 def test_the_result_is_a_complete_checkpoint(pretrained, tiny_checkpoint):
     processor = AutoProcessor.from_pretrained(pretrained)
     assert processor.chat_template == AutoProcessor.from_pretrained(tiny_checkpoint).chat_template  # not the plain one
+    assert processor.image_processor.max_slices == 1  # as in the training
     for name in ("config.json", "generation_config.json"):
         ours, theirs = (
             without_dtypes(json.loads((folder / name).read_text())) for folder in (pretrained, tiny_checkpoint)
@@ -90,6 +91,16 @@ def test_the_table_of_parts_is_printed(tiny_checkpoint, samples, tmp_path, capsy
     table = capsys.readouterr().out
     assert re.search(r"window_attention\s+[\d,]+\s+[\d,]+\s+0.001\s+0", table)
     assert re.search(r"language_model\s+[\d,]+\s+frozen", table)
+
+
+def test_the_learning_rate_of_every_part_is_logged(tiny_checkpoint, samples, tmp_path):
+    more = ["lora.r=2", "parts.vision_tower.train=false", "parts.language_model.learning_rate=2e-3"]
+    more += ["training.warmup_steps=0", "training.lr_scheduler_type=linear", "training.save_steps=3"]
+    output = train("sft", tiny_checkpoint, samples, tmp_path / "out", *more)
+    for part, largest in (("window_attention", 1e-3), ("positions", 1e-3), ("language_model", 2e-3)):
+        rates = logged(output, 3, f"learning_rate_{part}")
+        assert rates == {step: pytest.approx(largest * (1 - (step - 1) / 3)) for step in (1, 2, 3)}
+    assert not logged(output, 3, "learning_rate_vision_tower")
 
 
 def test_the_dropouts_of_a_frozen_up_sampler_act_only_if_asked_to(tiny_checkpoint, samples, tmp_path):
