@@ -117,7 +117,7 @@ def test_an_adapter_of_a_relative_checkpoint_is_used_from_elsewhere(tiny_checkpo
     for command in (["merge", "lora", "other"], ["ask", "What?", "--model", "lora", "--image", "x.png"]):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 1
-        assert "The checkpoint of the adapter lora, its `base_model_name_or_path`, can't be used: There" in result.stderr
+        assert "checkpoint of the adapter lora, its `base_model_name_or_path`, can't be used: There" in result.stderr
     monkeypatch.chdir(tiny_checkpoint.parent)
     output = train("sft", tmp_path / "lora", samples, tmp_path / "more", *GOES_ON, "training.max_steps=1")
     assert base_of(str(output)) == str(tiny_checkpoint)

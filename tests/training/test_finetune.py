@@ -299,7 +299,7 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
         make_recipe("sft", tiny_checkpoint, samples, out, *more)
     with pytest.raises(ValueError, match="The section `evaluation` needs `training.eval_strategy`"):
         make_recipe("sft", tiny_checkpoint, samples, out, f"evaluation.data.source={samples}")
-    with pytest.raises(ValueError, match=r"32 samples / batch 64 = 1 step, of which 1 is warm-up: it would change no weight; lower"):
+    with pytest.raises(ValueError, match="32 samples / batch 64 = 1 step, of which 1 is warm-up: it would change"):
         few = ["batch_size=64", "training.max_steps=-1", "training.num_train_epochs=1", "training.warmup_steps=0.03"]
         train("sft", tiny_checkpoint, samples, out, *few)
     with pytest.raises(ValueError, match="'steps' needs the section `evaluation`"):
@@ -333,10 +333,10 @@ def test_a_result_without_checkpoints_is_not_overwritten_by_another_recipe(
 @pytest.mark.parametrize(
     ("settings", "samples", "line"),
     [
-        ([], 30, "30 samples / batch 16 = 2 steps, of which 1 is warm-up: lower `batch_size` or raise `training.num_tr"),
+        ([], 30, "30 samples / batch 16 = 2 steps, of which 1 is warm-up: lower `batch_size` or raise"),
         (["num_train_epochs=5"], 30, "/ batch 16 = 2 steps an epoch; 10 steps, of which 1 is warm-up: lower `batch_"),
         (["num_train_epochs=30"], 30, "/ batch 16 = 2 steps an epoch; 60 steps, of which 2 are warm-up."),
-        (["max_steps=3"], 30, "2 steps an epoch; 3 steps, of which 1 is warm-up: raise `training.max_steps`, or lower"),
+        (["max_steps=3"], 30, "2 steps an epoch; 3 steps, of which 1 is warm-up: raise `training.max_steps`"),
         (["max_steps=100"], None, "A stream in batches of 16: 100 steps, of which 3 are warm-up."),
         (["max_steps=1"], None, "1 step, of which 1 is warm-up: raise `training.max_steps`"),
         (["lr_scheduler_type=constant"], 30, "= 2 steps, of which 0 are warm-up."),
@@ -369,6 +369,9 @@ RELEASED = {
 }
 
 
+SLICES = {"sft-paper": 6, "sft-lora": None, "sft-qlora": None}  # None: the processor's
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_the_shipped_recipes(stage):
     names = shipped_recipes(stage)
@@ -383,7 +386,7 @@ def test_the_shipped_recipes(stage):
             stage == "sft" and "lora" not in name,
             stage == "sft",
         )
-        assert data.max_slices == {"pretrain": 1, "sft": {"sft-paper": 6, "sft-lora": None, "sft-qlora": None}.get(name, 7)}[stage]
+        assert data.max_slices == (1 if stage == "pretrain" else SLICES.get(name, 7))
         assert data.label_rule == ("released-chatml" if "qwen2" in name else "template")
         if name in RELEASED:
             facts = recipe.batch_size, args.learning_rate, data.max_length, "positions" in plan, "fixups" in plan

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..inference.batch import answer_chats
 from ..inference.adapter_fit import weights_that_fit
+from ..inference.batch import answer_chats
 from ..inference.checkpoints import check_checkpoint
 from .generation import cut_answer, read_generation
 from .image_rules import pre_resized_image

@@ -46,8 +46,8 @@ def _check_vocabulary(adapter: str) -> None:
     tokens, rows = _count_tokens(adapter), AutoConfig.from_pretrained(base).get_text_config().vocab_size
     if tokens > rows and tokens > _count_tokens(base):
         raise ValueError(
-            f"The tokenizer of the adapter {adapter} has {tokens} tokens, but its checkpoint {base} has embeddings for "
-            f"{rows}: tokens were added before the training. Save the checkpoint with `resize_token_embeddings("
+            f"The tokenizer of the adapter {adapter} has {tokens} tokens, but its checkpoint {base} has embeddings "
+            f"for {rows}: tokens were added before the training. Save the checkpoint with `resize_token_embeddings("
             f"{tokens})` and its new embeddings, and name that as `base_model_name_or_path` in adapter_config.json."
         )
 

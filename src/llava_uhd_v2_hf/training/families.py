@@ -59,7 +59,7 @@ def train(stage: str, recipe: str, overrides: Sequence[str] = ()) -> Path:
             f"{stage}: `save`={read.save!r} can't be used with `family`={read.family!r}; it must be "
             f"{' or '.join(map(repr, family.save))}."
         )
-    settings = read_recipe(family.recipe, recipe, overrides, stage=read)
+    settings: Any = read_recipe(family.recipe, recipe, overrides, stage=read)
     try:
         return family.train(settings, read)
     except Interrupted:

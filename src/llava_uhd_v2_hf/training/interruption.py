@@ -53,7 +53,7 @@ class SaveWhenInterrupted(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles the signals meanwhile, those that are ignored excepted; Python allows it in the main thread alone."""
+        """Handles the signals meanwhile, but for ignored ones; Python allows it in the main thread alone."""
         in_main = threading.current_thread() is threading.main_thread()
         heard = [number for number in SIGNALS if in_main and signal.getsignal(number) != signal.SIG_IGN]
         self.replaced = {number: signal.signal(number, self.receive) for number in heard}

@@ -57,7 +57,7 @@ class StageTrainer(Trainer):
         return super().get_batch_samples(iter(batches), num_batches, *args, **kwargs)
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """As `Trainer`'s, with no epochs when a checkpoint has every step: inside an epoch, `Trainer` takes another."""
+        """As `Trainer`'s, with no epochs after the last step: inside an epoch, `Trainer` would take another."""
         epochs, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
         return (0 if self.resumed_step >= max_steps else epochs, *others, max_steps)
 
