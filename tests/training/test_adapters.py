@@ -76,7 +76,7 @@ def answers_of(model, inputs):
     return model.eval().generate(**inputs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
 
 
-@pytest.mark.parametrize("task", ["CAUSAL_LM", None], ids=["ours", "without task type"])
+@pytest.mark.parametrize("task", ["CAUSAL_LM", pytest.param(None, marks=pytest.mark.slow)])
 def test_peft_and_transformers_load_an_adapter_of_ours(task, adapter, tiny_checkpoint, samples, tmp_path, monkeypatch):
     """Adapters without a task type, which older versions wrote, load with our commands as before."""
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -138,7 +138,7 @@ def add_tokens(model, processor):
     model.resize_token_embeddings(len(processor.tokenizer))
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["embeddings left out", "embeddings saved"])
+@pytest.mark.parametrize("saved", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_adapter_of_another_vocabulary_is_named_in_one_line(saved, tiny_checkpoint, samples, tmp_path, monkeypatch):
     """PEFT saves resized embeddings only where it is told to."""
     model, processor = load(tiny_checkpoint), AutoProcessor.from_pretrained(tiny_checkpoint)

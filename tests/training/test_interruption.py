@@ -45,7 +45,7 @@ def interrupt(monkeypatch):
     ("number", "stage", "more"),
     [
         (signal.SIGINT, "sft", LORA),
-        (signal.SIGTERM, "pretrain", ["training.per_device_train_batch_size=4"]),
+        pytest.param(signal.SIGTERM, "pretrain", ["training.per_device_train_batch_size=4"], marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, "sft", ["training.save_strategy=no"], marks=pytest.mark.slow),
     ],
 )
@@ -63,6 +63,7 @@ def test_an_interrupted_training_saves_and_goes_on(number, stage, more, tiny_che
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_up_sampler_saves_and_goes_on(tower, photographs, tmp_path, interrupt):  # noqa: F811
     interrupt(signal.SIGINT)
     with pytest.raises(Interrupted, match="out/checkpoint-2 is kept"):
@@ -83,6 +84,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny_checkpoint, samples, tmp_path, inter
         families.train("sft", RECIPES["sft"], [*arguments, *PLAIN])
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_changes_nothing(tiny_checkpoint, samples, tmp_path, interrupt):
     interrupt(signal.SIGINT)
     output = train("sft", tiny_checkpoint, samples, tmp_path / "out", *LORA, "training.max_steps=2")

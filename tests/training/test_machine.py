@@ -75,7 +75,8 @@ def test_a_logger_that_is_not_there_is_named_before_anything_is_loaded(stage, re
         prepare(read(stage, recipe, f"training.report_to={logger}"))
 
 
-@pytest.mark.parametrize("recipe", ["sft-lora", pytest.param("sft-qlora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["sft-lora", "sft-qlora"])
 def test_the_printed_commands_run_on_a_cpu_and_answer_with_the_slices_of_training(
     recipe, samples, tmp_path, no_gpu, recwarn
 ):

@@ -44,7 +44,7 @@ def slow_but(fast, cases):
     return [case if case in fast else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
-@pytest.mark.parametrize("case", slow_but(["half an epoch", "without checkpoints", "streamed"], CASES))
+@pytest.mark.parametrize("case", slow_but(["half an epoch", "streamed"], CASES))
 def test_a_finished_training_stays_as_it_is(case, tiny_checkpoint, source, tmp_path, caplog):
     stage, more = CASES[case]
     output = train(stage, tiny_checkpoint, source(case), tmp_path / "out", *more)
@@ -59,7 +59,7 @@ def test_a_finished_training_stays_as_it_is(case, tiny_checkpoint, source, tmp_p
 
 
 @pytest.mark.parametrize(
-    "case", slow_but(["accumulated", "streamed"], ["full", "lora", "accumulated", "half an epoch", "streamed"])
+    "case", slow_but(["accumulated"], ["full", "lora", "accumulated", "half an epoch", "streamed"])
 )
 def test_a_training_killed_before_its_result_writes_it_without_another_step(case, tiny_checkpoint, source, tmp_path):
     stage, more = CASES[case]
@@ -76,7 +76,8 @@ def test_a_training_killed_before_its_result_writes_it_without_another_step(case
     assert {entry["step"]: entry["loss"] for entry in history if "loss" in entry} == steps
 
 
-@pytest.mark.parametrize("streaming", slow_but(["true"], ["false", "true"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", ["false", "true"])
 def test_a_finished_up_sampler_stays_as_it_is_until_it_gets_more_steps(
     streaming,
     tower,  # noqa: F811
