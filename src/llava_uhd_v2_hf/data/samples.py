@@ -149,7 +149,7 @@ def locate_sample(place: str, record: Any, source: MixtureSource) -> dict[str, A
 
 
 def name_record(place: str, record: Any) -> str:
-    """What messages call a record: its place, and its `id` if it has one."""
+    """Names a record for messages: its place, and its `id` if it has one."""
     identity = record.get("id") if isinstance(record, Mapping) else None
     return place if identity is None else f"{place} (id {str(identity)[:60]})"
 

@@ -35,7 +35,7 @@ def base_of(adapter: str) -> str:
 
 def lasting_name(model: str) -> str:
     """Returns the absolute path of a folder, which resolves from everywhere, and a Hub id as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def find_folder(name: str) -> Path | None:

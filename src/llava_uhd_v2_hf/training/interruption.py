@@ -74,8 +74,8 @@ class SaveWhenInterrupted(TrainerCallback):
         if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        # PyTorch's handler raises in the middle of a step when the signal has ended workers too
-        self.replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+        if hasattr(signal, "SIGCHLD"):  # PyTorch's handler raises in the middle of a step if workers have ended too
+            self.replaced.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
         os.write(2, NOTICE.encode())  # a buffered stream may be in the middle of a write
 
     def on_step_end(

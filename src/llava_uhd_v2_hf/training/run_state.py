@@ -109,7 +109,7 @@ def trained_steps(checkpoint: Path) -> int:
 
 
 def is_finished(args: TrainingArguments, results: Iterable[str]) -> bool:
-    """Whether a training in `args.output_dir` has taken all its steps and has written its result.
+    """Returns whether a training in `args.output_dir` has taken all its steps and has written its result.
 
     Args:
         args: `max_steps` is the number of steps; below 1, the number is as it was when the training began.
