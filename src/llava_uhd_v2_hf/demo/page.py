@@ -11,6 +11,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from ..inference.loading import read_image
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..pictures.slices import (
     draw_inspection,
 )
@@ -246,7 +247,7 @@ def serve(
         ValueError: if an example is no image, or a model no checkpoint.
     """
     for path in examples:
-        read_image(path, None)
+        read_image(path, LlavaUhdV2ImageProcessor(max_image_pixels=None))
     page = build_page(Backend(models), examples)
     _, url, _ = page.launch(
         server_name="127.0.0.1",
