@@ -47,10 +47,13 @@ class SeveralValues(TyperCommand):
         """Writes the name of a repeatable option before each of its values."""
         names = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         spread: list[str] = []
-        name = None  # of the option whose values follow
-        for place, arg in enumerate(args):
-            if place and args[place - 1] in names:
-                name = args[place - 1]
+        name, expects_value = None, False  # the option whose values may follow; whether it has none yet
+        for arg in args:
+            option, equals, _ = arg.partition("=")
+            if expects_value:
+                expects_value = False
+            elif option in names:
+                name, expects_value = option, not equals
             elif name is not None and (os.path.isfile(arg) or arg.startswith(("http://", "https://"))):
                 spread.append(name)
             else:
