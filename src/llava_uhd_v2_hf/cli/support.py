@@ -43,7 +43,7 @@ class SeveralValues(TyperCommand):
     The files and URLs that follow a value belong to the same option.
     """
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Writes the name of a repeatable option before each of its values."""
         names = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
         spread: list[str] = []

@@ -2,6 +2,7 @@
 """Processor: text and images -> model inputs, each `<image>` widened to the image's number of tokens."""
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -99,9 +100,17 @@ class LlavaUhdV2Processor(ProcessorMixin):
             )
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "LlavaUhdV2Processor":
-        """Loads a processor as `ProcessorMixin` does; `padding_side` is set if it is given, and is left otherwise."""
-        processor = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "LlavaUhdV2Processor":
+        """Loads a processor; its batches are padded on the left, or where `padding_side` says.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            kwargs: handed to `ProcessorMixin.from_pretrained`: `revision`, `token`, options of the tokenizer and fields
+                of the image processor.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor.tokenizer.padding_side = kwargs.get("padding_side", "left")
         return processor
 
