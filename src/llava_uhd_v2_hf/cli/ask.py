@@ -17,7 +17,7 @@ from .support import AlphaOption, MaxNewTokens, MaxSlices, errors_in_one_line, s
 
 def ask(
     model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint or an adapter.", show_default=False)],
-    image: Annotated[list[str], typer.Option(help="Image files or http(s) URLs: --image a.png b.png.", show_default=False)],
+    image: Annotated[list[str], typer.Option(help="Images: files or http(s) URLs, also several.", show_default=False)],
     question: Annotated[
         str | None, typer.Argument(help="The question; without one, a chat on standard input.", show_default=False)
     ] = None,

@@ -107,8 +107,8 @@ class LlavaUhdV2Processor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: folder or Hub id.
-            kwargs: handed to `ProcessorMixin.from_pretrained`: `revision`, `token`, options of the tokenizer and fields
-                of the image processor.
+            kwargs: handed to `ProcessorMixin.from_pretrained`: `revision`, `token`, options of the tokenizer and
+                fields of the image processor.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         processor.tokenizer.padding_side = kwargs.get("padding_side", "left")
