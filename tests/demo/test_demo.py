@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.demo.backend import Backend, Conversation, Subject
-from llava_uhd_v2_hf.demo.page import Handlers
+from llava_uhd_v2_hf.demo.page import Handlers, build_page
 from llava_uhd_v2_hf.inference.chat import Chat
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.pictures.attention import attend
@@ -220,6 +220,13 @@ def test_numbers_out_of_range_and_unknown_models_are_refused(client, photo, chec
             client.predict(wanted, api_name="/attention")
     unset, zero = (client.predict(handle_file(photo), str(checkpoint), most, api_name="/slices") for most in (None, 0))
     assert np.array_equal(pixels(unset), pixels(zero))
+
+
+def test_on_a_phone_the_question_follows_the_image(checkpoint, photo):
+    """There, all that stands side by side stands one below the other, in the order in which it was made."""
+    blocks = build_page(Backend([str(checkpoint)]), [photo]).blocks.values()
+    labels = [block.label for block in blocks if getattr(block, "label", None)]
+    assert labels[:4] == ["Image", "Examples", "Question", "Chat"]
 
 
 def test_numbers_below_their_range_leave_no_traceback(checkpoint, photo):
