@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -234,6 +235,29 @@ def test_a_stream_trains_and_goes_on(tiny_checkpoint, tmp_path, monkeypatch):
 
 
 # Evaluation
+
+
+@pytest.mark.parametrize("rule", [None, "released-sequential"])
+def test_transparent_images_are_read_as_the_checkpoint_says(rule, tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    config = json.loads((model / "processor_config.json").read_text())
+    config["image_processor"]["alpha"] = "white"
+    (model / "processor_config.json").write_text(json.dumps(config))
+    ink = Image.new("RGBA", (60, 40))
+    ink.putalpha(Image.linear_gradient("L").resize((60, 40)))
+    white = Image.new("RGBA", (60, 40), "white")
+    white.alpha_composite(ink)
+    rows = []
+    for name, image in (("ink", ink), ("white", white.convert("RGB"))):
+        image.save(tmp_path / f"textvqa_{name}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a boat"}]
+        records = [{"image": f"textvqa_{name}.png", "conversations": turns}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+        recipe = make_recipe("sft", model, tmp_path / f"{name}.json", tmp_path / "out")
+        recipe.data.pre_resize = rule
+        trainer = trainer_of(recipe, "sft")
+        rows.append(trainer.data_collator([trainer.train_dataset[0]])["pixel_values"])
+    assert torch.equal(*rows)
 
 
 def test_exact_match_is_logged_while_it_trains(tiny_checkpoint, samples, tmp_path):

@@ -92,12 +92,12 @@ class EvaluatedModel:
             question: see [`~EvaluatedModel.answer`].
         """
         messages = with_ocr_tokens(question) if self.settings.ocr_tokens else without_ocr_tokens(question)
-        rule, limit = self.settings.pre_resize, self.processor.image_processor.max_image_pixels
+        rule, image_processor = self.settings.pre_resize, self.processor.image_processor
         return [
             {
                 "role": message["role"],
                 "content": [
-                    {"type": "image", "image": pre_resized_image(entry["image"], question.task, rule, limit)}
+                    {"type": "image", "image": pre_resized_image(entry["image"], question.task, rule, image_processor)}
                     if entry["type"] == "image"
                     else entry
                     for entry in message["content"]

@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import HfApi
 from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import AutoProcessor, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
@@ -166,7 +165,7 @@ def open_held_out(
     if recipe.evaluation is None:
         return None
     return HeldOutAnswers(
-        ConversationDataset(recipe.evaluation.data, args.seed),
+        ConversationDataset(recipe.evaluation.data, args.seed, processor.image_processor.alpha),
         processor,
         batch_size=args.per_device_eval_batch_size,
         max_new_tokens=recipe.evaluation.max_new_tokens,
@@ -176,7 +175,7 @@ def open_held_out(
 
 
 def build_trainer(
-    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Dataset
+    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Any
 ) -> FinetuneTrainer:
     """
     Args:
@@ -190,6 +189,7 @@ def build_trainer(
         OSError, ValueError: if the model, its processor or held-out samples can't be used.
     """
     processor, of_training = load_processors(recipe)
+    dataset.alpha = of_training.image_processor.alpha  # the samples were opened before the processor
     data = recipe.data
     collator = ConversationCollator(
         of_training,
