@@ -251,6 +251,8 @@ def test_record_has_checksums_and_no_paths(source, tmp_path):
 
 def test_known_checksums_are_taken(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
-    write_record(tmp_path, command="s", options={"x": Path("/y/z")}, sources={}, hashes={"a": "known"}, more=[1])
+    write_record(
+        tmp_path, command="s", options={"x": Path("/y/z")}, sources={}, hashes={"a": "known"}, states=[], more=[1]
+    )
     record = json.loads((tmp_path / "conversion.json").read_text())
     assert (record["outputs"]["a"]["sha256"], record["options"], record["more"]) == ("known", {"x": "z"}, [1])
