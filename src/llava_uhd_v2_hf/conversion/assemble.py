@@ -28,11 +28,11 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.json_files import read_json
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
     names_by_value,
-    read_json,
     small_files,
     write_record,
 )
@@ -46,6 +46,7 @@ from .processor_files import (
 )
 from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .sources import Source, open_source, repositories
+from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     PROJECTOR,
@@ -138,10 +139,11 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
             or does not fit the others. Nothing is left in `output` then.
     """
     output = output.resolve()
-    prepare_folder(output, "config.json")
+    prepare_folder(output)
     tower, text = open_source(vision_tower), open_source(text_model)
     checkpoints = {"vision_tower": tower, "text_model": text}
     config, tokenizer, text_rows = build_assembled_config(tower, text, options)
+    states = FileStates(path for checkpoint in checkpoints.values() for path in small_files(checkpoint.folder))
     for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
     shapes = model_shapes(config)
@@ -169,6 +171,7 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
             hashes=hashes,
             repositories=repositories(checkpoints),
             initialised=names_by_value(origins).get("initialised", []),
+            states=[states, *(weights.states for weights in files.values())],
         )
     print(f"Saved in {output}.")
 
