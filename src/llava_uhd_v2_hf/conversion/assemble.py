@@ -29,6 +29,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from ..utils.json_files import read_json
+from .config_checks import check_config_values, config_errors
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
@@ -271,8 +272,10 @@ def gather_tensors(
 
 
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
-    read_json(checkpoint.folder / "config.json")
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    path = checkpoint.folder / "config.json"
+    check_config_values(read_json(path), str(path))
+    with config_errors(str(path)):
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config

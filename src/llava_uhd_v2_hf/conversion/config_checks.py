@@ -91,7 +91,14 @@ def check_config_sizes(values: Mapping[str, Any], shapes: Mapping[str, Sequence[
 
 @contextmanager
 def config_errors(place: str) -> Iterator[None]:
-    """Turns whatever transformers raises about a configuration into a ValueError that names its file."""
+    """Turns whatever transformers raises about a configuration into an error that names its file.
+
+    Args:
+        place: the file.
+
+    Raises:
+        ValueError: if anything but a ValueError or an OSError is raised within.
+    """
     try:
         yield
     except (ValueError, OSError):

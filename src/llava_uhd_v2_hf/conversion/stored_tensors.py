@@ -18,8 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 OTHER_DTYPES = {
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
 }
 HEADER_LENGTH = 8  # bytes before the header of a safetensors file, which say how long it is
 ZIP_START, PICKLE_START = b"PK\x03\x04", b"\x80"

@@ -79,7 +79,7 @@ class SaveWhenInterrupted(TrainerCallback):
         os.write(2, NOTICE.encode())  # a buffered stream may be in the middle of a write
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Ends the training, unless it is at its end; without an evaluation that is due, which may take long."""
         if self.received_anywhere() and state.global_step < state.max_steps:
@@ -87,7 +87,7 @@ class SaveWhenInterrupted(TrainerCallback):
             control.should_evaluate = False
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """As at the end of a step, if a signal comes while the training evaluates."""
         self.on_step_end(args, state, control)

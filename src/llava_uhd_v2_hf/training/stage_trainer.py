@@ -42,7 +42,13 @@ class StageTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, *args: Any, **kwargs: Any
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """As `Trainer.get_batch_samples`; ends the training here if a signal has ended workers of a data loader."""
+        """As [`Trainer.get_batch_samples`]; ends the training here if a signal has ended workers of a data loader.
+
+        Args:
+            epoch_iterator: of the epoch's batches.
+            num_batches: to take of it.
+            args, kwargs: further arguments of [`Trainer.get_batch_samples`].
+        """
         batches, interruption, failed = [], self.interruption, False
         try:
             batches = list(itertools.islice(epoch_iterator, num_batches))
@@ -57,7 +63,13 @@ class StageTrainer(Trainer):
         return super().get_batch_samples(iter(batches), num_batches, *args, **kwargs)
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """As `Trainer`'s, with no epochs after the last step: inside an epoch, `Trainer` would take another."""
+        """As [`Trainer.set_initial_training_values`], with no epochs after the last step.
+
+        `Trainer` would take another one where the last step lies inside an epoch.
+
+        Args:
+            args, kwargs: of [`Trainer.set_initial_training_values`].
+        """
         epochs, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
         return (0 if self.resumed_step >= max_steps else epochs, *others, max_steps)
 
