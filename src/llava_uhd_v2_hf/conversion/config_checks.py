@@ -38,6 +38,7 @@ SIDES = {"query_grid": 2**7}  # lists of two
 FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "initializer_range")  # in [0, 1)
 POSITIVE = ("rope_theta",)
 TEXTS = ("model_type", "hidden_act", "mm_projector_type", "mm_vision_tower")
+CHECKED = {*LARGEST, *SIDES, *FRACTIONS, *POSITIVE, *TEXTS}
 # Sizes that appear as a dimension of some weight, and loops that bring at least one weight a turn.
 DIMENSIONS = ("vocab_size", "hidden_size", "intermediate_size", "embed_dim", "n_embd")
 LOOPS = ("num_hidden_layers", "n_layer")
@@ -61,7 +62,7 @@ def check_config_values(values: Mapping[str, Any], place: str) -> None:
         if name in SIDES and not (len(each) == 2 and all(_is_size(side, SIDES[name]) for side in each)):
             _refuse(key, value, f"two integers from 1 to {SIDES[name]}", place)
         if name in FRACTIONS and not (_is_number(value) and 0 <= value < 1):
-            _refuse(key, value, "a number from 0 to 1", place)
+            _refuse(key, value, "a number of at least 0 and below 1", place)
         if name in POSITIVE and not (_is_number(value) and value > 0):
             _refuse(key, value, "a positive number", place)
         if name in TEXTS and not isinstance(value, str):
@@ -109,8 +110,9 @@ def config_errors(place: str) -> Iterator[None]:
 
 
 def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the values, and those of sub-configurations as "text_config.hidden_size"; passes None over."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key not in CHECKED:
             yield from _entries(value, f"{prefix}{key}.")
         elif value is not None:
             yield f"{prefix}{key}", value

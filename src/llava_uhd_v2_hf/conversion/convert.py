@@ -2,7 +2,7 @@
 """Converts a released LLaVA-UHD v2 checkpoint to a complete folder that transformers loads.
 
 The source holds config.json, safetensors or .bin shards and, unless skipped, the tokenizer. Tensors go from
-memory-mapped shards into new ones piece by piece. The output appears when it is complete, with the checksums of
+shards into new ones piece by piece. The output appears when it is complete, with the checksums of
 everything in its conversion.json.
 """
 

@@ -19,6 +19,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from ..utils.json_files import read_json
+from ..utils.plain_names import check_inside
 from .config_checks import config_errors
 from .convert import converted_tensor, widest_dtype
 from .export import read_config
@@ -111,6 +112,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
         hashes = write_file(folder / f"{ADAPTER_STEM}.safetensors", tensors, dtype)
         for path in small_files(checkpoint.folder):
             if path.name in PROCESSOR_FILES:
+                check_inside(path, checkpoint.folder)
                 shutil.copyfile(path, folder / path.name)
         write_json(
             folder / f"{ADAPTER_CONFIG}{PARTIAL}",

@@ -15,6 +15,7 @@ from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
 from ..utils.json_files import read_json
+from ..utils.plain_names import check_inside
 
 
 IMAGE_TOKEN = "<image>"
@@ -99,8 +100,13 @@ def _token_fields(projector: LlavaUhdV2ProjectorConfig) -> dict[str, Any] | None
 
 
 def copy_sentencepiece(source: Path, folder: Path) -> None:
-    """Copies the model file of a sentencepiece tokenizer, if there is one: the authors' code reads nothing else."""
+    """Copies the model file of a sentencepiece tokenizer, if there is one: the authors' code reads nothing else.
+
+    Raises:
+        ValueError: if it is a link out of the folder.
+    """
     if (source / SENTENCEPIECE_NAME).is_file():
+        check_inside(source / SENTENCEPIECE_NAME, source)
         shutil.copyfile(source / SENTENCEPIECE_NAME, folder / SENTENCEPIECE_NAME)
 
 

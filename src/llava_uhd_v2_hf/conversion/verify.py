@@ -104,7 +104,7 @@ def verify_checkpoint(
 
 def _sort_out(source: Source, output: Source) -> tuple[Source, Source]:
     """Returns the released checkpoint and ours, in this order."""
-    kinds = [read_json(checkpoint.folder / "config.json").get("model_type") for checkpoint in (source, output)]
+    kinds = [str(read_json(checkpoint.folder / "config.json").get("model_type")) for checkpoint in (source, output)]
     if kinds[0] in TEXT_CONFIGS and kinds[1] == LlavaUhdV2Config.model_type:
         return source, output
     if kinds[1] in TEXT_CONFIGS and kinds[0] == LlavaUhdV2Config.model_type:

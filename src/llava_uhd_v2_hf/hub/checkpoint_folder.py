@@ -124,7 +124,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if EXTENSIONS_NAME in names:
         published += extension_files(folder / EXTENSIONS_NAME)
     files = {name: folder / name for name in names if name not in weights and _matches(name, published)}
-    for path in (*files.values(), *weights.values()):
+    for path in (*files.values(), *weights.values(), folder / CARD_NAME):
         check_inside(path, folder)
     left_out = {name.partition("/")[0] for name in names if name not in files | weights and name != CARD_NAME}
     return Checkpoint(files, weights, sorted(left_out))
