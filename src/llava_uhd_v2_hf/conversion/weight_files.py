@@ -163,6 +163,25 @@ class WeightFiles:
         return {name: tensor.detach() for name, tensor in values.items()}
 
 
+class LoadedWeights:
+    """Tensors in memory, with the attributes of [`WeightFiles`].
+
+    Args:
+        paths: files that they were loaded from.
+        tensors: by name.
+    """
+
+    def __init__(self, paths: Sequence[Path], tensors: Mapping[str, Tensor]):
+        self.paths = list(paths)
+        self.shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        self.dtypes = {name: dtype_name(tensor.dtype) for name, tensor in tensors.items()}
+        self._tensors = tensors
+
+    def read(self, name: str) -> Tensor:
+        """Returns the tensor of this name."""
+        return self._tensors[name]
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor to be written, which is read when its turn comes.

@@ -33,8 +33,7 @@ def count_tokens(
     marks = [processor.image_token] * len(image_sizes)
     text = processor.get_text_with_replacements([prompt], marks)[0][0]
     # the tokenizer's limit is not this one, and would only make it warn
-    adds = not processor.begins_with_bos(text)
-    of_text = len(processor.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"]) - len(marks)
+    of_text = len(processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) - len(marks)
     if not image_sizes:
         return of_text, 0
     settings = {} if max_slices is None else {"max_slices": max_slices}
