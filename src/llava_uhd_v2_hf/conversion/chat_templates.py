@@ -16,7 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -31,9 +30,7 @@ from ..model.chat_templates_llava_uhd_v2 import (
 NAMED_TEMPLATES = {"vicuna": VICUNA_V1_TEMPLATE, "qwen2": QWEN_CHATML_TEMPLATE, "plain": PLAIN_TEMPLATE}
 FALLBACKS = {"llama": "vicuna", "qwen2": "qwen2"}  # by type of the text model
 START, END = "\ufdd0", "\ufdd1"  # noncharacters of Unicode
-
-# what templates do with an answer; ours does it first, since whitespace behind a mark would stay
-STRIPS = ("", ".strip()", ".strip('\\n')", ".lstrip()", ".lstrip('\\n')", ".rstrip()", ".rstrip('\\n')")
+NOWHERE = START  # is in no text between answers
 
 _PREPARE = (
     RENDER_MACRO
@@ -43,33 +40,44 @@ _PREPARE = (
     {%- set entry = dict(message, content=render(message.content)) if message.content is defined else message -%}
     {%- set prepared.messages = prepared.messages + [entry] -%}
     {%- if message.role == "assistant" and message.content is defined -%}
-        {%- set entry = dict(entry, content="\\ufdd0" ~ entry.content@STRIP@ ~ "\\ufdd1") -%}
+        {%- set text = entry.content.strip() -%}
+        {%- set parts = [entry.content, ""] if text == "" else entry.content.split(text, 1) -%}
+        {%- set text = parts[0] ~ "\\ufdd0" ~ text ~ "\\ufdd1" ~ parts[1] -%}
+        {%- set entry = dict(entry, content=text) -%}
         {%- set prepared.answers = prepared.answers + 1 -%}
     {%- endif -%}
     {%- set prepared.marked = prepared.marked + [entry] -%}
 {%- endfor -%}
 """
 )
+# Of the text between two answers, the beginning of the second is what follows the generation prompt; or what always
+# stands before an answer, where there is no such prompt.
 _RUN = """\
 {%- macro language_model_template(messages) %}
 @SOURCE@{%+ endmacro -%}
 {%- set pieces = language_model_template(prepared.marked).split("\\ufdd0") -%}
 {%- set ends = pieces | join("") -%}
 {%- if pieces | length == prepared.answers + 1 and ends.split("\\ufdd1") | length == pieces | length -%}
-    {%- set before = namespace(text="") -%}
+    {%- set answer = namespace(text="") -%}
     {%- for piece in pieces -%}
         {%- if loop.first -%}
             {%- set rest = piece -%}
         {%- else -%}
-            {%- set answer, rest = piece.split("\\ufdd1") -%}
-            {%- set end = @END@ if rest.startswith(@END@) else "" -%}
-            {%- set rest = rest[end | length:] -%}
+            {%- set text, rest = piece.split("\\ufdd1") -%}
+            {%- set length = rest | length - rest.lstrip() | length + @END@ | length -%}
+            {%- set length = length if rest.lstrip().startswith(@END@) else 0 -%}
             {%- generation -%}
-                {{- before.text ~ answer ~ end -}}
+                {{- answer.text ~ text ~ rest[:length] -}}
             {%- endgeneration -%}
+            {%- set rest = rest[length:] -%}
         {%- endif -%}
-        {%- set before.text = @BEGIN@ if not loop.last and rest.endswith(@BEGIN@) else "" -%}
-        {{- rest[:rest | length - before.text | length] -}}
+        {%- set answer.text = "" -%}
+        {%- if not loop.last and @PROMPT@ in rest -%}
+            {%- set answer.text = rest.split(@PROMPT@)[-1] -%}
+        {%- elif not loop.last and rest.endswith(@BEGIN@) -%}
+            {%- set answer.text = @BEGIN@ -%}
+        {%- endif -%}
+        {{- rest[:rest | length - answer.text | length] -}}
     {%- endfor -%}
 {%- else -%}
     {{- language_model_template(prepared.messages) -}}
@@ -129,7 +137,8 @@ def choose_chat_template(tokenizer: PreTrainedTokenizerBase, model_type: str, ch
     if choice in NAMED_TEMPLATES:
         return ChatTemplate(NAMED_TEMPLATES[choice], choice)
     if choice not in (None, "own"):
-        return ChatTemplate(with_images_and_marks(_read_file(choice), tokenizer), Path(choice).name)
+        source, name = _read_file(choice), Path(choice).name
+        return ChatTemplate(with_images_and_marks(source, tokenizer, f"The chat template {name}"), name)
     try:
         return ChatTemplate(with_images_and_marks(_own_source(tokenizer), tokenizer), "own")
     except UnusableTemplateError as error:
@@ -159,20 +168,29 @@ def _read_file(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def with_images_and_marks(source: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def with_images_and_marks(
+    source: str, tokenizer: PreTrainedTokenizerBase, name: str = "The language model's chat template"
+) -> str:
     """Returns a template that makes the prompts of `source`, takes images, and marks answers with their end token.
+
+    Args:
+        source: in Jinja.
+        tokenizer: with the special tokens that the template writes.
+        name: of the template, for messages.
 
     Raises:
         UnusableTemplateError: if there is no such template, saying what stands in the way.
     """
-    variables = tokenizer.special_tokens_map
     problem = ""
-    for candidate in _candidates(source, tokenizer):
-        found = find_difference(source, candidate, variables)
-        if not found:
-            return candidate
-        problem = problem or found
-    raise UnusableTemplateError(f"The language model's chat template can't be used: {problem}")
+    try:
+        for candidate in _candidates(source, tokenizer):
+            found = find_difference(source, candidate, tokenizer.special_tokens_map)
+            if not found:
+                return candidate
+            problem = problem or found
+    except UnusableTemplateError as error:
+        problem = problem or str(error)
+    raise UnusableTemplateError(f"{name} can't be used: {problem.rstrip('.')}.")
 
 
 def _candidates(source: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -181,35 +199,34 @@ def _candidates(source: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str
         yield source
         source = re.sub(r"{%([-+]?)\s*generation\b", r"{%\1 if true", source)
         source = re.sub(r"{%([-+]?)\s*endgeneration\b", r"{%\1 endif", source)
-    begin, end = _edges(source, tokenizer)
-    run = _RUN.replace("@BEGIN@", _literal(begin)).replace("@END@", _literal(end))
-    for strip in STRIPS:
-        yield _PREPARE.replace("@STRIP@", strip) + run.replace("@SOURCE@", source.removesuffix("\n"))
+    values = {f"@{name}@": _literal(text) for name, text in _edges(source, tokenizer).items()}
+    run = re.sub("@[A-Z]+@", lambda found: values.get(found[0], found[0]), _RUN)
+    yield _PREPARE + run.replace("@SOURCE@", source.removesuffix("\n"))
 
 
 def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = text.encode("unicode_escape").decode().replace('"', '\\"')
     return f'"{escaped}"'
 
 
-def _edges(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Returns the text between the generation prompt and an answer, and that behind it up to its end token."""
+def _edges(source: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Returns the generation prompt, what stands between it and an answer, and the token that ends an answer."""
     variables = tokenizer.special_tokens_map
     marked = [_QUESTION, {**_ANSWER, "content": f"{START}Two{END}"}]
     try:
+        question = _render(source, [_QUESTION], variables, add_generation_prompt=False)[0]
         prompt = _render(source, [_QUESTION], variables, add_generation_prompt=True)[0]
         whole = _render(source, marked, variables)[0]
-    except jinja2.TemplateError as error:
-        raise UnusableTemplateError(f"The language model's chat template can't be used: {error}") from error
+    except Exception as error:  # a template can raise any
+        raise UnusableTemplateError(str(error)) from error
     head, _, rest = whole.partition(START)
-    begin = head.removeprefix(prompt) if head.startswith(prompt) else ""
-    rest = rest.partition(END)[2]
-    ends = [token for token in _added_tokens(tokenizer) if rest.lstrip().startswith(token)]
+    rest = rest.partition(END)[2].lstrip()
+    ends = [token for token in _added_tokens(tokenizer) if rest.startswith(token)]
     if not ends:
-        raise UnusableTemplateError(
-            f"The language model's chat template can't be used: expected a token that ends an answer, got {rest!r}."
-        )
-    return begin, rest[: len(rest) - len(rest.lstrip())] + max(ends, key=len)
+        raise UnusableTemplateError(f"expected a token that ends an answer, got {rest!r}")
+    begin = head.removeprefix(prompt) if head.startswith(prompt) else ""
+    added = prompt.removeprefix(question) if prompt.startswith(question) else ""
+    return {"PROMPT": added or NOWHERE, "BEGIN": begin, "END": max(ends, key=len)}
 
 
 def _render(
@@ -230,21 +247,19 @@ def find_difference(source: str, candidate: str, variables: Mapping[str, Any]) -
     """
     for messages, prompting in product(CONVERSATIONS, (False, True)):
         values = {"add_generation_prompt": prompting}
+        lists = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
         try:
             expected = _render(source, messages, variables, **values)[0]
-        except jinja2.TemplateError as error:
-            if messages == CONVERSATIONS[1]:
-                return f"{error}"
-            continue  # a role or an order that it does not take
-        lists = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+        except Exception:  # a role or an order that it does not take; `_edges` has tried a question and an answer
+            continue
         try:
             found, marks = _render(candidate, messages, variables, mark=True, **values)
             of_lists = _render(candidate, lists, variables, **values)[0]
-        except jinja2.TemplateError as error:
+        except Exception as error:
             return f"{error}"
         for text in (found, of_lists):
             if text != expected:
-                return f"with images and marks it makes {text!r} of {list(messages)}, expected {expected!r}."
+                return f"with images and marks it makes {text!r}, expected {expected!r}."
         answers = [message["content"].strip() for message in messages if message["role"] == "assistant"]
         spans = [found[first:last] for first, last in marks]
         if len(spans) != len(answers) or not all(map(_is_marked, spans, answers)):
@@ -262,7 +277,7 @@ def _image_difference(candidate: str, variables: Mapping[str, Any]) -> str:
         expected = sum(entry["type"] == "image" for entry in content)
         try:
             found = _render(candidate, [{"role": "user", "content": content}, _ANSWER], variables)[0].count("<image>")
-        except jinja2.TemplateError as error:
+        except Exception as error:
             return f"{error}"
         if found != expected:
             return f"it writes `<image>` {found} times for {expected} images."

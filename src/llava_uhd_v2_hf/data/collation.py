@@ -41,8 +41,8 @@ class ConversationCollator:
     and `image_sizes` of the processor if there are images. Labels of image tokens, prompts and padding are -100.
 
     Raises:
-        ValueError: naming the sample, if it can't be rendered or an image can't be used; see `unsupervised`,
-            `cut_images` and `label_rule`.
+        ValueError: if the chat template marks nothing; naming the sample, if it can't be rendered or an image can't be
+            used; see `unsupervised`, `cut_images` and `label_rule`.
     """
 
     def __init__(
@@ -55,6 +55,11 @@ class ConversationCollator:
         unsupervised: Literal["error", "drop"] = "error",
         cut_images: Literal["error", "drop"] = "error",
     ):
+        if "endgeneration" not in (processor.chat_template or ""):
+            raise ValueError(
+                "The processor's chat template marks nothing to train on: expected {% generation %} and "
+                "{% endgeneration %} around answers; `llava-uhd-v2 assemble --chat-template FILE` puts them in."
+            )
         self.max_length = max_length or min(processor.tokenizer.model_max_length, sys.maxsize)
         self.processor = copy.deepcopy(processor)
         self.processor.tokenizer.model_max_length = sys.maxsize  # texts are cut here, not refused there
