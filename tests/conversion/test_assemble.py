@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Checkpoints put together from a vision tower, a language model and the authors' pre-trained parts."""
 
+import importlib.util
 import json
 import shutil
 
@@ -278,6 +279,17 @@ def test_chat_templates_are_chosen_and_said(clip, phi, llama, tmp_path):
         assert result.exit_code == code and said in " ".join(result.output.split(" ")), result.output
         assert "Traceback" not in result.output
         assert (tmp_path / name).exists() == (code == 0)
+
+
+def test_gguf_files_need_gguf_and_a_folder_has_one(clip, tmp_path, monkeypatch):
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for text in (tmp_path, tmp_path / "a.gguf"):
+        result = CliRunner().invoke(app, ["assemble", str(clip), str(text), str(tmp_path / "model")])
+        assert result.exit_code == 1 and "gguf is not installed; this needs: pip install '.[gguf]'" in result.output
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(ValueError, match="has several GGUF files, a.gguf, b.gguf; give the path of one of them"):
+        assemble(clip, tmp_path, tmp_path / "model", AssemblyOptions())
 
 
 def test_with_the_authors_projector_the_separators_are_the_released_ones(llama, tmp_path):

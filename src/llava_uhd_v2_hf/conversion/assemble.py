@@ -6,6 +6,7 @@ file, ours (`llava-uhd-v2 train vdim`) or the authors', and the authors' project
 tensor, the projector's is taken.
 """
 
+import importlib.util
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
         options: pre-trained parts and shape.
 
     Raises:
+        ModuleNotFoundError: if the text model is a GGUF file, and gguf is not installed.
         OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, or a part is missing, unreadable, not supported
             or does not fit the others. Nothing is left in `output` then.
@@ -305,6 +307,8 @@ def gather_tensors(
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
     if checkpoint.gguf_file is None:
         read_json(checkpoint.folder / "config.json")
+    elif importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(f"{checkpoint.name} is a GGUF file, which gguf reads.", name="gguf")
     values = gguf_options(checkpoint.gguf_file)
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, **values)
     config = getattr(config, part, config) if part else config

@@ -64,22 +64,18 @@ def separator_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     Raises:
         ValueError: if none of the texts is one token.
     """
-    found = {name: _one_token(tokenizer, texts) for name, texts in SEPARATORS.items()}
-    for name, token in found.items():
-        if token is None:
-            texts = " or ".join(map(repr, SEPARATORS[name]))
-            raise ValueError(f"The tokenizer has no token for {texts}; choose one with --{name}-separator-id.")
-    return found["row"], found["slice"]
+    return _separator_id(tokenizer, "row"), _separator_id(tokenizer, "slice")
 
 
-def _one_token(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> int | None:
+def _separator_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     """Returns the id of the first text that is one token behind a letter: at the start, sentencepiece adds a space."""
     letter = tokenizer("a", add_special_tokens=False)["input_ids"]
-    for text in texts:
+    for text in SEPARATORS[name]:
         ids = tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]
         if ids[:-1] == letter and ids[-1] != tokenizer.unk_token_id:
             return ids[-1]
-    return None
+    texts = " or ".join(map(repr, SEPARATORS[name]))
+    raise ValueError(f"The tokenizer has no token for {texts}; choose one with --{name}-separator-id.")
 
 
 def gguf_options(gguf_file: str | None) -> dict[str, str]:
