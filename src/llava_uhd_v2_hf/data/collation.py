@@ -6,13 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jinja2
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..model.image_loading_llava_uhd_v2 import image_name
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .labels import IGNORED, chatml_ids, released_chatml_labels, template_labels
+from .labels import IGNORED, TEMPLATE_ERRORS, chatml_ids, released_chatml_labels, template_labels
 from .worker_counts import WorkerCounts
 
 
@@ -148,7 +147,7 @@ class ConversationCollator:
                 return_tensors=None,  # the mask takes six times as long from tensors
                 processor_kwargs=settings,
             )
-        except (ValueError, jinja2.TemplateError) as error:
+        except (ValueError, *TEMPLATE_ERRORS) as error:
             shown = ", ".join(filter(None, map(image_name, images)))
             raise ValueError(f"{name} can't be used{f' ({shown})' if shown else ''}: {error}") from error
         of_images = ("pixel_values", "image_sizes")

@@ -4,7 +4,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,6 +11,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..utils.seeds import generator
+from .labels import TEMPLATE_ERRORS
 from .samples import ConversationDataset
 
 
@@ -54,7 +54,7 @@ class _TokenCounts(Dataset):
         sizes = self.dataset.image_sizes(sample, position)
         try:
             return count_tokens(sample["messages"], sizes, self.processor, self.max_slices)
-        except jinja2.TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise ValueError(f"{sample['name']} can't be used: {error}") from error
 
 
