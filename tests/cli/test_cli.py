@@ -1,7 +1,11 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+import functools
 import json
 import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
@@ -94,6 +98,70 @@ def test_max_slices_and_several_images_reach_the_model(checkpoint, photo, encode
     result = run("ask", "What?", "--model", checkpoint, *images, *options, "--max-new-tokens", 1)
     assert result.exit_code == 0, result.stderr
     assert [row[:2] for row in encoded[0]] == [grid, grid]
+
+
+@pytest.fixture
+def images(photo, tmp_path):
+    """Files of one picture in modes that PIL does not save as JPEG, and its URL."""
+    grey = np.asarray(Image.open(photo).convert("L"))
+    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "floats.tiff")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, f"http://127.0.0.1:{server.server_port}/grey.png"
+    server.shutdown()
+
+
+@pytest.fixture
+def pixel_values(monkeypatch):
+    """The pixels of every call that encodes images."""
+    calls = []
+    encode = LlavaUhdV2Model.get_image_features
+
+    def record(self, pixel_values, image_sizes, **kwargs):
+        calls.append(pixel_values)
+        return encode(self, pixel_values, image_sizes, **kwargs)
+
+    monkeypatch.setattr(LlavaUhdV2Model, "get_image_features", record)
+    return calls
+
+
+def test_ask_takes_files_of_every_mode_and_urls_after_one_option(checkpoint, images, pixel_values):
+    folder, url = images
+    files = [folder / name for name in ("floats.tiff", "grey.png", "wide.png")]  # as a shell sorts `*`
+    for arguments in (["What?", "--image", *files, url], [f"--image={files[0]}", *files[1:], url, "What?"]):
+        result = run("ask", *arguments, "--model", checkpoint, "--max-slices", 1, "--max-new-tokens", 1)
+        assert result.exit_code == 0, result.stderr
+        [rows] = pixel_values
+        assert len(rows) == 4 and all(torch.equal(row, rows[0]) for row in rows)
+        pixel_values.clear()
+
+
+def test_ask_blends_transparent_images_if_it_is_told_to(checkpoint, photo, pixel_values, tmp_path):
+    ink = Image.new("RGBA", (60, 40))
+    ink.putalpha(Image.linear_gradient("L").resize((60, 40)))
+    white = Image.new("RGBA", (60, 40), "white")
+    white.alpha_composite(ink)
+    ink.save(tmp_path / "ink.png")
+    white.convert("RGB").save(tmp_path / "white.png")
+    for name, options in (("ink", ["--alpha", "white"]), ("white", []), ("ink", [])):
+        image = tmp_path / f"{name}.png"
+        result = run("ask", "What?", "--image", image, "--model", checkpoint, "--max-new-tokens", 1, *options)
+        assert result.exit_code == 0, result.stderr
+    blended, expected, dropped = pixel_values
+    assert torch.equal(blended, expected) and not torch.equal(blended, dropped)
+
+
+def test_a_pattern_that_matches_nothing_is_named(checkpoint):
+    result = run("ask", "What?", "--image", "docs/*.png", "--model", checkpoint)
+    assert_one_line(result, "There is no image file docs/*.png")
+
+
+def test_a_file_after_another_option_is_not_an_image(checkpoint, photo):
+    result = run("ask", "--image", photo, "--max-slices", 1, photo, "What?", "--model", checkpoint)
+    assert result.exit_code == 2 and "What?" in result.stderr
 
 
 def test_damaged_weights_and_configs_are_one_line(checkpoint, photo, tmp_path):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +30,13 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.json_files import read_json
 from .chat_templates import ChatTemplate, choose_chat_template, end_tokens
+from .config_checks import check_config_values, config_errors
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
     names_by_value,
-    read_json,
     small_files,
     write_record,
 )
@@ -50,6 +52,7 @@ from .processor_files import (
 )
 from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .sources import Source, open_source, repositories
+from .stored_tensors import FileStates
 from .weight_files import LazyTensor, LoadedWeights, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     PROJECTOR,
@@ -149,12 +152,13 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
             or does not fit the others. Nothing is left in `output` then.
     """
     output = output.resolve()
-    prepare_folder(output, "config.json")
+    prepare_folder(output)
     tower, text = open_source(vision_tower), open_source(text_model)
     checkpoints = {"vision_tower": tower, "text_model": text}
     config, tokenizer, text_rows = build_assembled_config(tower, text, options)
     template = choose_chat_template(tokenizer, config.text_config.model_type, options.chat_template)
     tokenizer.chat_template = template.source
+    states = FileStates(path for checkpoint in checkpoints.values() for path in _small_files(checkpoint))
     for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
     shapes = model_shapes(config)
@@ -186,6 +190,7 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
             hashes=hashes,
             repositories=repositories(checkpoints),
             initialised=names_by_value(origins).get("initialised", []),
+            states=[states, *(weights.states for weights in files.values())],
         )
     print(f"Saved in {output}.")
 
@@ -238,10 +243,13 @@ def _source_files(files: dict[str, WeightFiles | LoadedWeights], checkpoints: di
     """Returns every file that was read, by its part and name."""
     sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
     for part, checkpoint in checkpoints.items():
-        if checkpoint.gguf_file is not None:
-            continue  # what lies beside the file is not part of it
-        sources |= {f"{part}/{path.name}": path for path in small_files(checkpoint.folder)}
+        sources |= {f"{part}/{path.name}": path for path in _small_files(checkpoint)}
     return sources
+
+
+def _small_files(checkpoint: Source) -> list[Path]:
+    """Returns configuration and tokenizer files; none of a GGUF file's folder, which are not part of it."""
+    return [] if checkpoint.gguf_file is not None else small_files(checkpoint.folder)
 
 
 def open_parts(
@@ -279,8 +287,8 @@ def open_text_weights(text: Source) -> WeightFiles | LoadedWeights:
     """Opens the weights of the language model; those of a GGUF file are dequantised into memory, in float32."""
     if text.gguf_file is None:
         return WeightFiles.from_folder(text.folder)
-    model = AutoModelForCausalLM.from_pretrained(text.folder, gguf_file=text.gguf_file)
-    return LoadedWeights([text.folder / text.gguf_file], model.state_dict())
+    load = partial(AutoModelForCausalLM.from_pretrained, text.folder, gguf_file=text.gguf_file)
+    return LoadedWeights([text.folder / text.gguf_file], lambda: load().state_dict())
 
 
 def gather_tensors(
@@ -305,12 +313,14 @@ def gather_tensors(
 
 
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
+    path = checkpoint.folder / (checkpoint.gguf_file or "config.json")
     if checkpoint.gguf_file is None:
-        read_json(checkpoint.folder / "config.json")
+        check_config_values(read_json(path), str(path))
     elif importlib.util.find_spec("gguf") is None:
-        raise ModuleNotFoundError(f"{checkpoint.name} is a GGUF file, which gguf reads.", name="gguf")
+        raise ModuleNotFoundError(f"{path} is a GGUF file, which gguf reads.", name="gguf")
     values = gguf_options(checkpoint.gguf_file)
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, **values)
+    with config_errors(str(path)):
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, **values)
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config

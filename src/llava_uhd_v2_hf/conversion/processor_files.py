@@ -14,7 +14,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2Proje
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
-from .output_folder import read_json
+from ..utils.json_files import read_json
 
 
 IMAGE_TOKEN = "<image>"

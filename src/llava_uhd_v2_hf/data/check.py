@@ -30,7 +30,7 @@ class Finding:
     """Something about one sample.
 
     Args:
-        text: what, beginning with file and line.
+        text: what, beginning with the place and the id of the sample.
         stops: whether it would stop a training.
     """
 

@@ -10,7 +10,8 @@ To add one, register a function that yields place and record of each record of a
 
     SOURCES[".csv"] = read_csv
 
-A place is text that messages name, such as file and line. A record is what [`read_conversation`] takes.
+A place is text that messages name, such as file and line; they add the `id` of the record. A record is what
+[`read_conversation`] takes.
 """
 
 import inspect

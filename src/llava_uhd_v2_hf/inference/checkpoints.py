@@ -33,6 +33,11 @@ def base_of(adapter: str) -> str:
     return base
 
 
+def lasting_name(model: str) -> str:
+    """Returns the absolute path of a folder, which resolves from everywhere, and a Hub id as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
 def find_folder(name: str) -> Path | None:
     """Tells a local folder from a Hub id; a folder that exists wins.
 
@@ -87,4 +92,4 @@ def check_checkpoint(model: str) -> str:
     return model
 
 
-__all__ = ["base_of", "check_checkpoint", "find_folder", "is_adapter"]
+__all__ = ["base_of", "check_checkpoint", "find_folder", "is_adapter", "lasting_name"]
