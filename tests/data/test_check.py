@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.cli.support import errors_in_one_line
+from llava_uhd_v2_hf.conversion.chat_templates import with_images_and_marks
 from llava_uhd_v2_hf.data.check import check_data
 from llava_uhd_v2_hf.data.collation import ConversationCollator
 from llava_uhd_v2_hf.data.mixtures import ConversationData
 from llava_uhd_v2_hf.data.samples import ConversationDataset
+from tests.support.language_model_templates import MARKED, toy_tokenizer
 from tests.support.recorded_formats import build_processor
 
 
@@ -122,6 +124,25 @@ def test_lengths(folder, reference):
     assert report.tokens["image"]["max"] == 144 and report.tokens["image"]["p5"] == 0
     assert report.tokens["text"]["p5"] == batch["input_ids"].shape[1] - 144
     assert check_data(data, processor, num_workers=2) == report
+
+
+def test_templates_from_elsewhere(folder, reference):
+    """One that takes texts alone reads records with `<image>`; entries of images are an error with their place."""
+    processor = build_processor(reference, "v1")
+    processor.chat_template = MARKED
+    entries = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    answer = {"role": "assistant", "content": "a boat"}
+    chat = {"messages": [{"role": "user", "content": entries}, answer], "images": ["good.png"]}
+    source = write_lines(folder / "a.jsonl", record("<image>\nWhat?", image="good.png"), chat)
+    report = check_data(ConversationData(source=source), processor)
+    [finding] = report.findings
+    assert finding.stops and f"{folder}/a.jsonl:2, record 2 can't be used: can only concatenate" in finding.text
+    processor.chat_template = with_images_and_marks(MARKED, toy_tokenizer("marked"))
+    report = check_data(ConversationData(source=source), processor)
+    assert not report.findings and report.tokens["image"] == dict.fromkeys(report.tokens["image"], 144)
+    processor.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ValueError, match="marks nothing to train on"):
+        check_data(ConversationData(source=source), processor)
 
 
 def test_the_command_counts_and_writes_a_report(folder, converted_checkpoint):

@@ -192,8 +192,8 @@ def test_plain_template_keeps_the_image_alone(processors):
     user = {"role": "user", "content": "Write a summary.\n<image>"}
     answer = {"role": "assistant", "content": "a boat"}
     plain = processors["plain"]
-    assert plain.apply_chat_template([user, answer]) == "<image>a boat\n"
-    assert plain.apply_chat_template([user], add_generation_prompt=True) == "<image>"
+    assert plain.apply_chat_template([user, answer]) == "<s><image>a boat\n"
+    assert plain.apply_chat_template([user], add_generation_prompt=True) == "<s><image>"
     with pytest.raises(jinja2.TemplateError, match="one user message"):
         plain.apply_chat_template([user, answer, user])
     with pytest.raises(jinja2.TemplateError, match="needs an image"):

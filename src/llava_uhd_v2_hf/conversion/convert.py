@@ -17,6 +17,7 @@ from torch import Tensor
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from ..utils.json_files import read_json
+from .chat_templates import FALLBACKS, NAMED_TEMPLATES
 from .config_checks import check_config_sizes
 from .output_folder import SPARE_BYTES, names_by_value, small_files, write_record
 from .processor_files import (
@@ -32,6 +33,7 @@ from .stored_tensors import FileStates
 from .weight_files import (
     FLOATING_DTYPES,
     LazyTensor,
+    LoadedWeights,
     WeightFiles,
     dtype_name,
     split_into_pieces,
@@ -77,6 +79,8 @@ def convert_checkpoint(
     checkpoint.fetch_small_files()
     states = FileStates(small_files(folder))
     tokenizer = None if skip_tokenizer else load_tokenizer(folder, text_config)
+    if tokenizer is not None and "endgeneration" not in (tokenizer.chat_template or ""):  # not one of ours
+        tokenizer.chat_template = NAMED_TEMPLATES[FALLBACKS[text_config.model_type]]
     image_token_id = released_rows if tokenizer is None else tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     text_config.vocab_size = max(released_rows, image_token_id + 1)
     config = build_config(values, text_config, build_vision_config(values, vision_config), image_token_id)
@@ -171,7 +175,9 @@ def widest_dtype(dtypes: dict[str, str]) -> torch.dtype:
     return choose_dtype(dtypes, None if len(set(dtypes.values())) == 1 else "float32")
 
 
-def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[int], dtype: torch.dtype) -> LazyTensor:
+def converted_tensor(
+    weights: WeightFiles | LoadedWeights, rule: Rule, name: str, shape: list[int], dtype: torch.dtype
+) -> LazyTensor:
     """Returns one of our tensors, by its rule, with the rows that are to be added to embeddings.
 
     Args:

@@ -156,6 +156,31 @@ def _refuse_what_is_no_weights(path: Path) -> None:
             raise ValueError(f"{path} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`.")
 
 
+class LoadedWeights:
+    """Tensors in memory, with the attributes of [`WeightFiles`].
+
+    Args:
+        paths: files that they are loaded from.
+        load: returns them by name.
+    """
+
+    def __init__(self, paths: Sequence[Path], load: Callable[[], Mapping[str, Tensor]]):
+        self.paths = list(paths)
+        self.states = FileStates(self.paths)
+        tensors = load()
+        self.shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        self.dtypes = {name: dtype_name(tensor.dtype) for name, tensor in tensors.items()}
+        self._tensors = tensors
+
+    def read(self, name: str) -> Tensor:
+        """Returns the tensor of this name."""
+        return self._tensors[name]
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Yields the tensor of this name, whole."""
+        yield self._tensors[name]
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor to be written, which is read when its turn comes.

@@ -179,6 +179,8 @@ class LlavaUhdV2Processor(ProcessorMixin):
     ) -> Any:
         """Renders a conversation, or several, as a prompt; with `tokenize=True` as model inputs.
 
+        Special tokens are those that the template writes, as in the tokenizer's own `apply_chat_template`.
+
         Args:
             conversation: messages of `role` and `content`, a string or a list of text and image entries.
             chat_template: instead of the processor's own.
@@ -190,7 +192,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
             The prompt, or a list of them; with `tokenize=True` and `return_dict=True` what a call returns.
         """
         # before 5.24, transformers refuses images that are not in the messages
-        processor, settings = copy.copy(self), dict(processor_kwargs or {})
+        processor, settings = copy.copy(self), {"add_special_tokens": False, **(processor_kwargs or {})}
         processor.chat_images = settings.pop("images", None)
         return ProcessorMixin.apply_chat_template(
             processor, conversation, chat_template, processor_kwargs=settings, **kwargs

@@ -16,7 +16,9 @@ EXPECTED_ERRORS = (
     SafetensorError,
 )
 # of setup.cfg; what is not here belongs to training
-EXTRAS = {"gradio": "demo"} | dict.fromkeys(["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve")
+EXTRAS = {"gradio": "demo", "gguf": "gguf"} | dict.fromkeys(
+    ["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve"
+)
 
 
 def describe_error(error: Exception) -> str:
