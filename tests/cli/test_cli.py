@@ -2,6 +2,7 @@
 import functools
 import json
 import shutil
+import subprocess
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.configuration_utils import PreTrainedConfig
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli.app import app
+from tests.support.hub_process import CLI
 from tests.support.models import set_fixed_weights
 
 
@@ -179,6 +182,38 @@ def test_damaged_weights_and_configs_are_one_line(checkpoint, photo, tmp_path):
     assert result.exit_code == 1 and "hidden_size" in line and line.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ask What? --model typo --image photo.png",
+        "inspect --image photo.png --model typo",
+        "visualize --image photo.png --model typo --out map.png",
+        "demo --model typo",
+        "serve --model typo",
+        "merge typo output",
+        "convert typo output",
+        "convert-lora lora typo output",
+        "assemble typo typo output",
+        "train sft recipe.yaml model=typo data.source=samples.json",
+        "data check typo",
+    ],
+    ids=lambda command: command.split(" -")[0],
+)
+def test_a_name_that_is_no_hub_id_is_told_at_once(photo, tmp_path, monkeypatch, command):
+    def ask_the_hub(host, *rest, **options):
+        raise AssertionError(f"{host} was looked up")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("training: {output_dir: output}\n")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", ask_the_hub)
+    result = run(*command.split())
+    assert result.exit_code == 1 and "There is no folder typo, and it is no Hub id like org/name" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_adapter_without_peft_says_so(tmp_path, photo, monkeypatch):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
     result = run("ask", "What?", "--model", tmp_path, "--image", photo)
@@ -186,6 +221,19 @@ def test_an_adapter_without_peft_says_so(tmp_path, photo, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("ask", "What?", "--model", tmp_path, "--image", photo)
     assert "peft is not installed; this needs: pip install '.[train]'" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_answer_comes_alone(checkpoint, photo, tmp_path):
+    """Nothing but the answer is printed, also with an adapter, whose libraries have advice to developers."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    targets = r"model\.language_model.*q_proj"
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=targets)).save_pretrained(tmp_path / "lora")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "lora")
+    for name in (checkpoint, tmp_path / "lora"):
+        command = [*CLI, "ask", "What?", "--model", str(name), "--image", str(photo), "--max-new-tokens", "1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
 def test_ask_without_a_question_is_a_chat(checkpoint, photo, encoded):

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import CONFIG_NAME
 
-from ..inference.checkpoints import find_folder
+from ..utils.hub_ids import find_folder
 from .output_folder import SMALL_FILES
 
 

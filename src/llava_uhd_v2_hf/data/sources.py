@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from ..utils.hub_ids import find_folder
 from .dataset_records import DatasetRecords, open_dataset
 from .records import RecordFile, Records, SpooledRecords, json_spans, jsonl_spans
 from .script_source import open_script
@@ -177,6 +178,8 @@ class DatasetSource:
 
     def _load(self, path: str, split: str, *, streaming: bool) -> Any:
         try:
+            if self.builder is None:
+                find_folder(path)
             return open_dataset(path, split, builder=self.builder, streaming=streaming)
         except ValueError as error:
             raise ValueError(f"Expected {_known_sources()}, got {path} ({error}); set `data.source`.") from error
