@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
 from transformers import AutoProcessor, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
 from ....data.collation import ConversationCollator
@@ -32,7 +30,6 @@ from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, pa
 from ...result_folder import stored_dtype, write_model
 from ...run_state import (
     FINISHED,
-    PUSHED_CHECKPOINT,
     check_same_recipe,
     checkpoint_to_resume,
     is_finished,
@@ -241,18 +238,17 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
 
 
 def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
-    """Sends the result to the repository of the training, without the checkpoints here.
+    """Sends the result to the repository of the training, without the checkpoints and whatever else lies here.
 
     Raises:
         OSError: if the Hub can't be reached or refuses it.
     """
-    HfApi().upload_folder(
+    trainer.hub_api.upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=folder,
         commit_message="End of training",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", f"{PUSHED_CHECKPOINT}/*"],
     )
 
 
