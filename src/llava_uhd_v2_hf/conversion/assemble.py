@@ -32,7 +32,7 @@ from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from ..utils.json_files import read_json
 from .chat_templates import ChatTemplate, choose_chat_template, end_tokens
-from .config_checks import check_config_values, config_errors
+from .config_checks import check_config_sizes, check_config_values, check_model_size, config_errors
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
@@ -161,9 +161,9 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
     states = FileStates(path for checkpoint in checkpoints.values() for path in _small_files(checkpoint))
     for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
-    shapes = model_shapes(config)
-    files, rules = open_parts(text, options.vdim, options.projector, shapes, text_rows, config)
-    files = {"vision_tower": WeightFiles.from_folder(tower.folder), **files}
+    parts = {"vision_tower": WeightFiles.from_folder(tower.folder), "text_model": open_text_weights(text)}
+    shapes = checked_shapes(config, text_rows, parts, checkpoints)
+    files, rules = open_parts(parts, options.vdim, options.projector, shapes, text_rows, config)
     text_names = {name for rule in rules["text_model"] for name in rule.released}
     config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, options.dtype)
     new = {"initialised": initial_projector(config, options.seed), "vision_tower": load_tower(tower.folder, config)}
@@ -252,18 +252,45 @@ def _small_files(checkpoint: Source) -> list[Path]:
     return [] if checkpoint.gguf_file is not None else small_files(checkpoint.folder)
 
 
+def checked_shapes(
+    config: LlavaUhdV2Config,
+    text_rows: int,
+    parts: dict[str, WeightFiles | LoadedWeights],
+    checkpoints: dict[str, Source],
+) -> dict[str, list[int]]:
+    """Returns the shapes of our tensors, once the sizes in the parts' configurations fit the parts' weights.
+
+    Args:
+        config: of the model.
+        text_rows: of the embeddings of the language model as it is.
+        parts: weights of vision tower and language model.
+        checkpoints: where they are from.
+
+    Raises:
+        ValueError: if they don't.
+    """
+    places = {part: str(_config_path(checkpoint)) for part, checkpoint in checkpoints.items()}
+    tower, text = (parts[part].shapes for part in ("vision_tower", "text_model"))
+    check_config_sizes(config.vision_config.to_dict(), tower, places["vision_tower"])
+    check_config_sizes(config.text_config.to_dict() | {"vocab_size": text_rows}, text, places["text_model"])
+    shapes = model_shapes(config)
+    of_tower = {name: shape for name, shape in shapes.items() if name.startswith(TOWER)}
+    check_model_size(of_tower, tower, places["vision_tower"])
+    return shapes
+
+
 def open_parts(
-    text: Source,
+    parts: dict[str, WeightFiles | LoadedWeights],
     vdim: Path | None,
     projector: Path | None,
     shapes: dict[str, list[int]],
     text_rows: int,
     config: LlavaUhdV2Config,
 ) -> tuple[dict[str, WeightFiles | LoadedWeights], dict[str, list[Rule]]]:
-    """Opens the files of every part that is read tensor by tensor; returns them and the rules for their names.
+    """Opens the files of the other parts; returns those of all, and the rules for what is read tensor by tensor.
 
     Args:
-        text: the language model.
+        parts: weights of vision tower and language model.
         vdim, projector: of [`assemble`].
         shapes: of our tensors.
         text_rows: of the embeddings of the language model as it is.
@@ -272,7 +299,7 @@ def open_parts(
     Raises:
         ValueError: if a part is missing or unreadable, or doesn't fit the others.
     """
-    files: dict[str, WeightFiles | LoadedWeights] = {"text_model": open_text_weights(text)}
+    files = dict(parts)
     rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), config.text_config)}
     if vdim is not None:
         files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
@@ -313,7 +340,7 @@ def gather_tensors(
 
 
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
-    path = checkpoint.folder / (checkpoint.gguf_file or "config.json")
+    path = _config_path(checkpoint)
     if checkpoint.gguf_file is None:
         check_config_values(read_json(path), str(path))
     elif importlib.util.find_spec("gguf") is None:
@@ -324,6 +351,10 @@ def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfi
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config
+
+
+def _config_path(checkpoint: Source) -> Path:
+    return checkpoint.folder / (checkpoint.gguf_file or "config.json")
 
 
 def _normalisation(vision_tower: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ transformers' configurations check types. They take any number, and what is buil
 runs loops of its size, so numbers are held within limits first, and then compared with the weights.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -90,6 +91,25 @@ def check_config_sizes(values: Mapping[str, Any], shapes: Mapping[str, Sequence[
             _refuse(key, value, f"at most one layer for each of its {len(shapes)} tensors", place)
 
 
+def check_model_size(needed: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], place: str) -> None:
+    """Checks that a model is not larger than its weights, before memory is allocated for it.
+
+    Args:
+        needed: shape of every tensor that the configuration describes, by name.
+        shapes: shape of every tensor of the weights, by name.
+        place: the file of the configuration, for messages.
+
+    Raises:
+        ValueError: if it is.
+    """
+    expected, found = (sum(math.prod(shape) for shape in table.values()) for table in (needed, shapes))
+    if expected > found:
+        raise ValueError(
+            f"{place} describes a model of {expected} numbers, but its weights have {found}; compare both with the "
+            "original's."
+        )
+
+
 @contextmanager
 def config_errors(place: str) -> Iterator[None]:
     """Turns whatever transformers raises about a configuration into an error that names its file.
@@ -131,4 +151,4 @@ def _refuse(key: str, value: object, expected: str, place: str) -> None:
     raise ValueError(f"Expected `{key}` in {place} to be {expected}, got {shown}.")
 
 
-__all__ = ["check_config_sizes", "check_config_values", "config_errors"]
+__all__ = ["check_config_sizes", "check_config_values", "check_model_size", "config_errors"]

@@ -213,7 +213,7 @@ def new_rows(name: str, table: Iterable[Tensor], shape: Sequence[int], dtype: to
         dtype: of the rows.
     """
     if name != INPUT_EMBEDDINGS:
-        return torch.zeros(*shape, dtype=dtype)
+        return torch.zeros(1, *shape[1:], dtype=dtype).expand(*shape)
     total, rows = torch.zeros(shape[1], dtype=torch.float64), 0
     for piece in split_into_pieces(table, dtype):
         total += piece.sum(0, dtype=torch.float64)
