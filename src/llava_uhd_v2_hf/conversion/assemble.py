@@ -30,6 +30,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .chat_templates import ChatTemplate, choose_chat_template, end_tokens
 from .config_checks import check_config_sizes, check_config_values, check_model_size, config_errors
@@ -207,6 +208,7 @@ def build_assembled_config(
         OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if a part is not supported, or has no tokenizer that can be read.
     """
+    check_config_values(options.projector_values(), "the options")
     vision_config, text_config = _load_config(tower, "vision_config"), _load_config(text)
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -375,9 +377,10 @@ def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor
     Raises:
         ValueError: if a tensor is missing or of the wrong shape.
     """
-    tower, report = MODEL_MAPPING[type(config.vision_config)].from_pretrained(
-        folder, config=config.vision_config, dtype="auto", output_loading_info=True
-    )
+    with file_errors(folder, "can't be loaded"):
+        tower, report = MODEL_MAPPING[type(config.vision_config)].from_pretrained(
+            folder, config=config.vision_config, dtype="auto", output_loading_info=True
+        )
     _refuse("the vision tower", [f"missing: `{name}`" for name in sorted(report["missing_keys"])])
     return {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
 

@@ -7,8 +7,10 @@ runs loops of its size, so numbers are held within limits first, and then compar
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
+
+from ..utils.errors import file_errors
 
 
 # Largest sensible values of the integers that sizes and loops depend on; the smallest is 1.
@@ -110,23 +112,9 @@ def check_model_size(needed: Mapping[str, Sequence[int]], shapes: Mapping[str, S
         )
 
 
-@contextmanager
-def config_errors(place: str) -> Iterator[None]:
-    """Turns whatever transformers raises about a configuration into an error that names its file.
-
-    Args:
-        place: the file.
-
-    Raises:
-        ValueError: if anything but a ValueError or an OSError is raised within.
-    """
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{place} describes a model that can't be built ({reason}).") from error
+def config_errors(place: str) -> AbstractContextManager[None]:
+    """Turns whatever transformers raises about a configuration into a ValueError that names its file."""
+    return file_errors(place, "describes a model that can't be built")
 
 
 def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .config_checks import check_config_sizes, check_config_values, config_errors
 from .convert import new_rows, widest_dtype
@@ -217,15 +218,17 @@ def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows
     """Writes the tokenizer, and the generation config without what a conversion adds."""
     tokenizer = None
     if any((source / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with file_errors(source, "has a tokenizer that can't be read"):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.save_pretrained(folder)
         copy_sentencepiece(source, folder)
         remove_image_token(folder)
     if (source / GENERATION_CONFIG_NAME).is_file():
-        generation_config = GenerationConfig.from_pretrained(source)
-        suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)
-        generation_config.suppress_tokens = sorted(suppressed) or None
-        generation_config.save_pretrained(folder)
+        with file_errors(source / GENERATION_CONFIG_NAME, "can't be used"):
+            generation_config = GenerationConfig(**read_json(source / GENERATION_CONFIG_NAME))
+            suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)
+            generation_config.suppress_tokens = sorted(suppressed) or None
+            generation_config.save_pretrained(folder)
 
 
 def _report(origins: dict[str, str], cut_rows: int) -> None:

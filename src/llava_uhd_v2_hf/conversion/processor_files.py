@@ -14,6 +14,7 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2Proje
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from ..utils.plain_names import check_inside
 
@@ -185,17 +186,20 @@ def build_generation_config(
         source_rows: see [`unspeakable_ids`].
         ends: tokens of the chat template that end an answer; generation stops at them, too.
     """
-    values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if source is not None and (source / GENERATION_CONFIG_NAME).is_file():
-        values |= read_json(source / GENERATION_CONFIG_NAME)
-    values = {key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")}
-    if not values.get("do_sample"):
-        values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
-    if tokenizer is not None and values.get("pad_token_id") is None:
-        values["pad_token_id"] = tokenizer.pad_token_id
-    values["eos_token_id"] = _with_ids(values.get("eos_token_id"), ends)
-    suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
-    return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})
+    with file_errors(source or "config.json", "has a generation config that can't be used"):
+        values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        if source is not None and (source / GENERATION_CONFIG_NAME).is_file():
+            values |= read_json(source / GENERATION_CONFIG_NAME)
+        values = {
+            key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")
+        }
+        if not values.get("do_sample"):
+            values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
+        if tokenizer is not None and values.get("pad_token_id") is None:
+            values["pad_token_id"] = tokenizer.pad_token_id
+        values["eos_token_id"] = _with_ids(values.get("eos_token_id"), ends)
+        suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
+        return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})
 
 
 def _with_ids(ids: int | list[int] | None, more: Sequence[int]) -> int | list[int] | None:

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 from transformers.utils import PROCESSOR_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .config_checks import check_config_sizes
 from .convert import converted_tensor
@@ -67,10 +68,11 @@ def verify_checkpoint(
     found = WeightFiles.from_folder(ours)  # names a file that cannot be read
     check_config_sizes(config.to_dict(), found.shapes, str(ours / "config.json"))
     shapes = model_shapes(config)
-    model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
+    with file_errors(ours, "can't be loaded"):
+        model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
+        processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
+        processor_class.from_pretrained(ours)
     problems += [f"loading: {key}: {value}" for key, value in report.items() if value]
-    processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
-    processor_class.from_pretrained(ours)
 
     weights = WeightFiles.from_folder(released.folder)
     rows = weights.shapes.get("model.embed_tokens.weight", shapes[INPUT_EMBEDDINGS])[0]

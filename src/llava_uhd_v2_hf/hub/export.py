@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from transformers.utils import CONFIG_NAME
 
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder, replaced_files
+from ..utils.errors import file_errors
 from .card import CardRequest, build_card, missing_metadata
 from .checkpoint_folder import CARD_NAME, Checkpoint, read_checkpoint
 from .code import check_code, code_files
@@ -84,11 +85,12 @@ def published_files(checkpoint: Checkpoint, card: ModelCard, *, with_code: bool)
         ValueError: if the code can't be made, or config.json names code that is not there.
     """
     files: dict[str, Path | bytes] = {**checkpoint.files}
-    if with_code:
-        files = {name: files[name] for name in files if name not in checkpoint.code}
-        files.update(code_files(checkpoint))
-    else:
-        check_code(checkpoint)
+    with file_errors(checkpoint.files[CONFIG_NAME], "can't be published"):
+        if with_code:
+            files = {name: files[name] for name in files if name not in checkpoint.code}
+            files.update(code_files(checkpoint))
+        else:
+            check_code(checkpoint)
     files[CARD_NAME] = str(card).encode()
     return files
 

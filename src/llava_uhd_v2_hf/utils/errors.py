@@ -1,6 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Errors that a user's input can cause, each as one line."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -21,6 +24,26 @@ EXTRAS = {"gradio": "demo", "gguf": "gguf"} | dict.fromkeys(
 )
 
 
+@contextmanager
+def file_errors(place: object, problem: str) -> Iterator[None]:
+    """Turns whatever a library raises about a file's contents into an error that names the file.
+
+    Args:
+        place: the file or folder.
+        problem: what is wrong with it then, such as "can't be loaded".
+
+    Raises:
+        ValueError: if anything but a ValueError or an OSError is raised within.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{place} {problem} ({reason}).") from error
+
+
 def describe_error(error: Exception) -> str:
     """One line about an error of `EXPECTED_ERRORS`, for whoever gave the input."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -38,4 +61,4 @@ def describe_error(error: Exception) -> str:
     return lines[0]
 
 
-__all__ = ["EXPECTED_ERRORS", "describe_error"]
+__all__ = ["EXPECTED_ERRORS", "describe_error", "file_errors"]
