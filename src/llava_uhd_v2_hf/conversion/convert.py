@@ -28,6 +28,7 @@ from .processor_files import (
     load_tokenizer,
 )
 from .released_config import build_config, build_text_config, build_vision_config
+from .rules import Rule
 from .sources import open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import (
@@ -40,7 +41,7 @@ from .weight_files import (
     total_size,
     write_shards,
 )
-from .weight_map import INPUT_EMBEDDINGS, Rule, WeightPlan, model_shapes, plan_weights, with_rows
+from .weight_map import INPUT_EMBEDDINGS, WeightPlan, model_shapes, plan_weights, with_rows
 
 
 KEPT_DTYPES = ("float32", "bfloat16", "float16")

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     # transformers copies the files that relative imports name when it loads a model's code, these too
     from .extensions_llava_uhd_v2 import EXTENSIONS as _extensions
     from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector as _hiwin
+    from .projectors_mlp_llava_uhd_v2 import LlavaUhdV2MlpProjector as _mlp
+    from .projectors_mlp_pyramid_llava_uhd_v2 import LlavaUhdV2MlpPyramidProjector as _mlp_pyramid
+    from .projectors_perceiver_llava_uhd_v2 import LlavaUhdV2PerceiverProjector as _perceiver
+    from .projectors_uhd_v1_llava_uhd_v2 import LlavaUhdV2UhdV1Projector as _uhd_v1
     from .towers_llava_uhd_v2 import ClipTower as _towers
     from .upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler as _bilinear
     from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler as _vdim
 
-    _KINDS = (_bilinear, _extensions, _hiwin, _towers, _vdim)
+    _KINDS = (_bilinear, _extensions, _hiwin, _mlp, _mlp_pyramid, _perceiver, _towers, _uhd_v1, _vdim)
 
 
 class Registry(dict[str, Any]):
@@ -113,7 +117,13 @@ UPSAMPLERS = Registry(
 PROJECTORS = Registry(
     "projector",
     ("forward", "reset_parameters", "token_grid", "regions", "memory", "dtype"),
-    {"hiwin": "projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector"},
+    {
+        "hiwin": "projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector",
+        "uhd_v1": "projectors_uhd_v1_llava_uhd_v2.LlavaUhdV2UhdV1Projector",
+        "mlp_pyramid": "projectors_mlp_pyramid_llava_uhd_v2.LlavaUhdV2MlpPyramidProjector",
+        "perceiver": "projectors_perceiver_llava_uhd_v2.LlavaUhdV2PerceiverProjector",
+        "mlp": "projectors_mlp_llava_uhd_v2.LlavaUhdV2MlpProjector",
+    },
 )
 TOWERS = Registry(
     "vision tower",
