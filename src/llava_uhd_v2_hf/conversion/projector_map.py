@@ -267,17 +267,3 @@ def reason_of_projector(name: str, projector: LlavaUhdV2ProjectorConfig) -> str:
     """Returns why a tensor of the released projector has no place in ours; empty if there is no reason."""
     patterns = UNUSED_OF_PROJECTORS.get(projector.projector_type, ())
     return next((reason for pattern, reason in patterns if fnmatchcase(name, RELEASED_PROJECTOR + pattern)), "")
-
-
-__all__ = [
-    "ATTENTION",
-    "PROJECTOR",
-    "TOWER_COPY",
-    "UPSAMPLER",
-    "VDIM_PREFIX",
-    "VDIM_UNUSED",
-    "has_tower_copy",
-    "projector_rules",
-    "reason_of_projector",
-    "unused_fillings",
-]

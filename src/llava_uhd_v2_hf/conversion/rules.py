@@ -62,6 +62,3 @@ class Rule:
 def module_rules(released: str, ours: str) -> list[Rule]:
     """Returns the rules for the weight and the bias of a module."""
     return [Rule((f"{released}.{part}",), (f"{ours}.{part}",)) for part in ("weight", "bias")]
-
-
-__all__ = ["OPERATIONS", "Operation", "Rule", "module_rules"]
