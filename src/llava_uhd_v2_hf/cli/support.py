@@ -54,7 +54,7 @@ class SeveralValues(TyperCommand):
                 expects_value = False
             elif option in names:
                 name, expects_value = option, not equals
-            elif name is not None and (os.path.isfile(arg) or arg.startswith(("http://", "https://"))):
+            elif name is not None and (os.path.isfile(arg) or arg.lower().startswith(("http://", "https://"))):
                 spread.append(name)
             else:
                 name = None
