@@ -1,19 +1,24 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """vLLM on a CPU, in its own environment: its prompts and greedy answers are ours, token by token."""
 
+import base64
+import contextlib
 import json
 import os
+import socket
 import subprocess
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
-from openai import OpenAI
-from peft import LoraConfig, get_peft_model
+from openai import BadRequestError, OpenAI
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
+from test_set import make_pages
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from test_set import make_pages
 from tests.support.checkpoints import convert, write_released
 from tests.support.environments import beside_the_environment
 from tests.support.hub_process import CLI
@@ -167,3 +172,86 @@ def test_without_the_plugin(photos, tmp_path):
     about, answers = ask_vllm(exported, conversations, tmp_path, options=options, settings={"VLLM_PLUGINS": ""})
     assert about["fast_order"] is False
     assert answers == ask_us(*load(NANO), conversations)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """LoRA of the language model alone, far from zero."""
+    folder = tmp_path_factory.mktemp("adapter") / "lora"
+    model = AutoModelForImageTextToText.from_pretrained(NANO)
+    targets = r"model\.language_model\..*\.(q_proj|v_proj|down_proj)"
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(adapter, tmp_path_factory):
+    """`llava-uhd-v2 serve --engine vllm` with an adapter beside the model, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [vllm_python(), *CLI[1:], "serve", "--engine", "vllm", "--model", NANO, "--name", "nano"]
+    more = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "4"]
+    more += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"lora={adapter}"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port), "--", *more], stdout=output, stderr=output, env=environment()
+        )
+    url = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        time.sleep(0.5)
+    assert process.poll() is None, log.read_text()[-3000:]
+    yield f"{url}/v1"
+    process.terminate()
+    process.wait()
+
+
+def parts_of(conversation):
+    """The same conversation as OpenAI's client sends it."""
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                {"type": "image_url", "image_url": {"url": data_url(entry["image"])}}
+                if entry["type"] == "image"
+                else entry
+                for entry in message["content"]
+            ],
+        }
+        for message in conversation
+    ]
+
+
+def data_url(path):
+    return f"data:image/png;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+
+
+def test_streams_of_its_server(server, photos, adapter):
+    model, processor = load(NANO)
+    client = OpenAI(base_url=server, api_key="none")
+    adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(NANO), adapter).eval()
+    for name, ours in (("nano", model), ("lora", adapted)):
+        expected = [
+            processor.decode(ids, skip_special_tokens=True)
+            for _, ids in ask_us(ours, processor, conversations_of(photos))
+        ]
+        for conversation, answer in zip(conversations_of(photos), expected, strict=True):
+            chunks = client.chat.completions.create(
+                model=name, messages=parts_of(conversation), max_tokens=MAX_TOKENS, temperature=0, stream=True
+            )
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == answer
+
+
+def test_marks_in_texts_are_refused(server, photos):
+    messages = parts_of([asks("What is <image>?", photos[0])])
+    with pytest.raises(BadRequestError, match="Expected an `<image>` for each image, got 2 of them and 1 images"):
+        OpenAI(base_url=server, api_key="none").chat.completions.create(model="nano", messages=messages, max_tokens=1)

@@ -38,7 +38,9 @@ def describe(model: Any) -> dict[str, Any]:
 
 def main(requests: Path, answers: Path) -> None:
     values = json.loads(requests.read_text())
-    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 16} | values["options"]
+    options = {"dtype": "float32", "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 16} | values[
+        "options"
+    ]
     llm = LLM(values["model"], **options)
     [about] = llm.apply_model(describe)
     sampling = SamplingParams(temperature=0, max_tokens=values["max_tokens"])

@@ -3,7 +3,7 @@
 
 
 def register() -> None:
-    """Registers configuration and processors with transformers, and the model with vLLM, which imports it when asked."""
+    """Registers configuration and processors with transformers, and the model with vLLM by its name."""
     from vllm import ModelRegistry
 
     import llava_uhd_v2_hf  # noqa: F401  registers with transformers' Auto classes

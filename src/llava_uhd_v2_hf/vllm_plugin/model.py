@@ -1,5 +1,5 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""The model inside vLLM: its Transformers back end, with a projector of our own layers and without image tokens said."""
+"""The model inside vLLM: its Transformers back end, a projector of our own layers, and no image tokens said."""
 
 import torch
 from torch import nn
