@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +21,8 @@ import typer
 from serve_clients import START_SECONDS, ServerProcess
 
 
-ROOT = Path(__file__).parents[1]
-
-
 class VllmProcess(ServerProcess):
-    """`llava-uhd-v2 serve --engine vllm` on loopback, float32.
+    """`llava-uhd-v2 serve --engine vllm` on loopback, in the checkpoint's own dtype, as the embedded server.
 
     Args:
         python: of an environment with vLLM and this package.
@@ -38,7 +36,7 @@ class VllmProcess(ServerProcess):
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         start = [python, "-c", "from llava_uhd_v2_hf.cli.app import app; app()", "serve", "--engine", "vllm"]
-        start += ["--port", self.port, "--name", self.model, "--model", model, "--", "--dtype", "float32", *flags]
+        start += ["--port", self.port, "--name", self.model, "--model", model, "--", *flags]
         left_out = ("PYTHONPATH",)
         settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         environment = {name: value for name, value in os.environ.items() if name not in left_out} | settings
@@ -96,7 +94,8 @@ class TimedLoad(serve.Load):
 
 def main(
     vllm: Annotated[Path, typer.Option(help="Python of an environment with vLLM and this package.")],
-    model: Annotated[Path, typer.Option(help="Folder of a checkpoint.")] = ROOT / "examples/nano/checkpoint",
+    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; without one, random weights.")] = None,
+    width: Annotated[int, typer.Option(help="Hidden size of the random model.")] = 256,
     clients: Annotated[int, typer.Option(help="At a time.")] = 8,
     requests: Annotated[int, typer.Option(help="Of all clients, in a repeat.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.")] = 64,
@@ -105,8 +104,11 @@ def main(
 ) -> None:
     """Compare the two servers."""
     sent = [request | {"temperature": 0} for request in serve.make_requests(requests, new_tokens)]
-    flags = ("--max-num-seqs", clients, "--max-model-len", 2048, "--enforce-eager")
-    with ServerProcess(model, "--max-batch", clients) as own, VllmProcess(vllm, model, *flags) as other:
+    flags = ("--max-num-seqs", clients, "--enforce-eager")
+    with ExitStack() as stack:
+        model = model or serve.make_model(Path(stack.enter_context(tempfile.TemporaryDirectory())), width)
+        own = stack.enter_context(ServerProcess(model, "--max-batch", clients))
+        other = stack.enter_context(VllmProcess(vllm, model, *flags))
         sides = {"embedded": TimedLoad(own, sent, clients), "vllm": TimedLoad(other, sent, clients)}
         seconds = side_by_side.alternate(sides, repeats)
         rows = [load.row(name, seconds[name]) for name, load in sides.items()]
