@@ -17,8 +17,15 @@ from typing import Annotated, Any
 import psutil
 import serve
 import side_by_side
+import torch
 import typer
 from serve_clients import START_SECONDS, ServerProcess
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import llava_uhd_v2_hf  # noqa: F401  registers the model
+
+
+NANO = Path(__file__).parents[1] / "examples/nano/checkpoint"
 
 
 class VllmProcess(ServerProcess):
@@ -48,6 +55,14 @@ class VllmProcess(ServerProcess):
                 self.stop()
                 raise RuntimeError(f"vLLM didn't start: {self.log.read_text()[-2000:]}")
             time.sleep(0.1)
+
+
+def copy_nano(folder: Path) -> Path:
+    """Returns a copy of nano in float32, in which the order of sums chooses no token."""
+    model = AutoModelForImageTextToText.from_pretrained(NANO, dtype=torch.float32)
+    model.save_pretrained(folder / "nano")
+    AutoProcessor.from_pretrained(NANO).save_pretrained(folder / "nano")
+    return folder / "nano"
 
 
 def processes(server: ServerProcess) -> list[psutil.Process]:
@@ -94,8 +109,7 @@ class TimedLoad(serve.Load):
 
 def main(
     vllm: Annotated[Path, typer.Option(help="Python of an environment with vLLM and this package.")],
-    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; without one, random weights.")] = None,
-    width: Annotated[int, typer.Option(help="Hidden size of the random model.")] = 256,
+    model: Annotated[Path | None, typer.Option(help="Folder of a checkpoint; without one, nano in float32.")] = None,
     clients: Annotated[int, typer.Option(help="At a time.")] = 8,
     requests: Annotated[int, typer.Option(help="Of all clients, in a repeat.")] = 32,
     new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.")] = 64,
@@ -106,7 +120,7 @@ def main(
     sent = [request | {"temperature": 0} for request in serve.make_requests(requests, new_tokens)]
     flags = ("--max-num-seqs", clients, "--enforce-eager")
     with ExitStack() as stack:
-        model = model or serve.make_model(Path(stack.enter_context(tempfile.TemporaryDirectory())), width)
+        model = model or copy_nano(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         own = stack.enter_context(ServerProcess(model, "--max-batch", clients))
         other = stack.enter_context(VllmProcess(vllm, model, *flags))
         sides = {"embedded": TimedLoad(own, sent, clients), "vllm": TimedLoad(other, sent, clients)}
