@@ -54,8 +54,7 @@ def serve(
             from ..serve.vllm import start_vllm
 
             refuse_options_of_ours(context)
-            options = {"name": name, "api_key": api_key, "images": max_images, "options": vllm_options or ()}
-            start_vllm(model, host, port, **options)
+            start_vllm(model, host, port, name=name, api_key=api_key, images=max_images, options=vllm_options or ())
         if vllm_options:
             raise ValueError(f"{' '.join(vllm_options)} would be options of vLLM; give `--engine vllm`.")
         from ..serve.server import serve as serve_model

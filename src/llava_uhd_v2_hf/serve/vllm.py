@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ..inference.checkpoints import check_checkpoint, is_adapter
 
 
 def start_vllm(
     model: str, host: str, port: int, *, name: str | None, api_key: str | None, images: int, options: Sequence[str]
-) -> None:
+) -> NoReturn:
     """Turns this process into vLLM's server.
 
     Args:
