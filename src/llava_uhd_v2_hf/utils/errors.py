@@ -16,7 +16,7 @@ EXPECTED_ERRORS = (
     SafetensorError,
 )
 # of setup.cfg; what is not here belongs to training
-EXTRAS = {"gradio": "demo", "gguf": "gguf"} | dict.fromkeys(
+EXTRAS = {"gradio": "demo", "gguf": "gguf", "vllm": "vllm"} | dict.fromkeys(
     ["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve"
 )
 
