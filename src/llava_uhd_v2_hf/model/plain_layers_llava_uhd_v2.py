@@ -36,7 +36,15 @@ def has_plain_layers(module: nn.Module) -> bool:
 
 
 def call_linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """Calls a linear layer; what a library puts in the place of PyTorch's may not read strides."""
+    """Calls a linear layer; what a library puts in the place of PyTorch's may not read strides.
+
+    Args:
+        layer: from c to d features; PyTorch's, or what a library such as vLLM or PEFT has put in its place.
+        states: (..., c), with any strides.
+
+    Returns:
+        (..., d).
+    """
     return layer(states if type(layer) is nn.Linear else states.contiguous())
 
 
