@@ -38,13 +38,12 @@ from .output_folder import (
 )
 from .processor_files import (
     IMAGE_TOKEN,
-    MAX_SLICES,
     build_generation_config,
     build_processor,
     copy_sentencepiece,
     load_tokenizer,
 )
-from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .sources import Source, open_source, repositories
 from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (

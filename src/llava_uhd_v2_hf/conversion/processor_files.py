@@ -15,10 +15,10 @@ from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
 from .output_folder import read_json
+from .released_defaults import MAX_SLICES
 
 
 IMAGE_TOKEN = "<image>"
-MAX_SLICES = 9  # with which the released models were evaluated
 CHAT_TEMPLATES = {"llama": VICUNA_V1_TEMPLATE, "qwen2": QWEN_CHATML_TEMPLATE}  # by type of the text model
 SENTENCEPIECE_NAME = "tokenizer.model"
 TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")
