@@ -66,3 +66,42 @@ PreTrainedModel.save_pretrained = None
         "transformers.modeling_utils.PreTrainedModel.save_pretrained",
     } <= set(found["replaced"])
     assert "transformers.pipelines.PIPELINE_REGISTRY.supported_tasks[mine]" in found["added"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from transformers import AutoModel",
+        "from transformers import LlamaForCausalLM",
+        "from llava_uhd_v2_hf import LlavaUhdV2Processor",
+        "import llava_uhd_v2_hf.model.text_llava_uhd_v2",
+    ],
+)
+@pytest.mark.slow
+def test_classes_are_registered_in_whatever_order_modules_are_imported(first):
+    code = f"""
+import llava_uhd_v2_hf
+{first}
+from llava_uhd_v2_hf import *
+from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING, PROCESSOR_MAPPING
+assert CONFIG_MAPPING["llava_uhd_v2"] is LlavaUhdV2Config
+assert MODEL_MAPPING[LlavaUhdV2Config] is LlavaUhdV2Model
+assert PROCESSOR_MAPPING[LlavaUhdV2Config] is LlavaUhdV2Processor
+assert IMAGE_PROCESSOR_MAPPING[LlavaUhdV2Config]["pil"] is LlavaUhdV2ImageProcessor
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["ask"], ["visualize"], ["assemble"], ["push"], ["serve"], ["data", "check"]]
+)
+def test_help_loads_neither_torch_nor_transformers(arguments):
+    code = f"""
+import sys
+from llava_uhd_v2_hf.cli.app import app
+app({[*arguments, "--help"]!r}, standalone_mode=False)
+assert not {{"numpy", "torch", "transformers"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert done.returncode == 0 and "--help" in done.stdout, done.stderr
