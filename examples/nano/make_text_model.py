@@ -31,6 +31,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=(Path(__file__).parent / "chat_template.jinja").read_text(),
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
+        padding_side="left",
     )
 
 

@@ -1,10 +1,16 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+import functools
 import json
 import shutil
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.configuration_utils import PreTrainedConfig
@@ -12,6 +18,7 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli.app import app
+from tests.support.hub_process import CLI
 from tests.support.models import set_fixed_weights
 
 
@@ -96,6 +103,70 @@ def test_max_slices_and_several_images_reach_the_model(checkpoint, photo, encode
     assert [row[:2] for row in encoded[0]] == [grid, grid]
 
 
+@pytest.fixture
+def images(photo, tmp_path):
+    """Files of one picture in modes that PIL does not save as JPEG, and its URL."""
+    grey = np.asarray(Image.open(photo).convert("L"))
+    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "floats.tiff")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "wide.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path, f"http://127.0.0.1:{server.server_port}/grey.png"
+    server.shutdown()
+
+
+@pytest.fixture
+def pixel_values(monkeypatch):
+    """The pixels of every call that encodes images."""
+    calls = []
+    encode = LlavaUhdV2Model.get_image_features
+
+    def record(self, pixel_values, image_sizes, **kwargs):
+        calls.append(pixel_values)
+        return encode(self, pixel_values, image_sizes, **kwargs)
+
+    monkeypatch.setattr(LlavaUhdV2Model, "get_image_features", record)
+    return calls
+
+
+def test_ask_takes_files_of_every_mode_and_urls_after_one_option(checkpoint, images, pixel_values):
+    folder, url = images
+    files = [folder / name for name in ("floats.tiff", "grey.png", "wide.png")]  # as a shell sorts `*`
+    for arguments in (["What?", "--image", *files, url], [f"--image={files[0]}", *files[1:], url, "What?"]):
+        result = run("ask", *arguments, "--model", checkpoint, "--max-slices", 1, "--max-new-tokens", 1)
+        assert result.exit_code == 0, result.stderr
+        [rows] = pixel_values
+        assert len(rows) == 4 and all(torch.equal(row, rows[0]) for row in rows)
+        pixel_values.clear()
+
+
+def test_ask_blends_transparent_images_if_it_is_told_to(checkpoint, photo, pixel_values, tmp_path):
+    ink = Image.new("RGBA", (60, 40))
+    ink.putalpha(Image.linear_gradient("L").resize((60, 40)))
+    white = Image.new("RGBA", (60, 40), "white")
+    white.alpha_composite(ink)
+    ink.save(tmp_path / "ink.png")
+    white.convert("RGB").save(tmp_path / "white.png")
+    for name, options in (("ink", ["--alpha", "white"]), ("white", []), ("ink", [])):
+        image = tmp_path / f"{name}.png"
+        result = run("ask", "What?", "--image", image, "--model", checkpoint, "--max-new-tokens", 1, *options)
+        assert result.exit_code == 0, result.stderr
+    blended, expected, dropped = pixel_values
+    assert torch.equal(blended, expected) and not torch.equal(blended, dropped)
+
+
+def test_a_pattern_that_matches_nothing_is_named(checkpoint):
+    result = run("ask", "What?", "--image", "docs/*.png", "--model", checkpoint)
+    assert_one_line(result, "There is no image file docs/*.png")
+
+
+def test_a_file_after_another_option_is_not_an_image(checkpoint, photo):
+    result = run("ask", "--image", photo, "--max-slices", 1, photo, "What?", "--model", checkpoint)
+    assert result.exit_code == 2 and "What?" in result.stderr
+
+
 def test_damaged_weights_and_configs_are_one_line(checkpoint, photo, tmp_path):
     damaged = shutil.copytree(checkpoint, tmp_path / "damaged")
     weights = (damaged / "model.safetensors").read_bytes()
@@ -111,6 +182,38 @@ def test_damaged_weights_and_configs_are_one_line(checkpoint, photo, tmp_path):
     assert result.exit_code == 1 and "hidden_size" in line and line.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ask What? --model typo --image photo.png",
+        "inspect --image photo.png --model typo",
+        "visualize --image photo.png --model typo --out map.png",
+        "demo --model typo",
+        "serve --model typo",
+        "merge typo output",
+        "convert typo output",
+        "convert-lora lora typo output",
+        "assemble typo typo output",
+        "train sft recipe.yaml model=typo data.source=samples.json",
+        "data check typo",
+    ],
+    ids=lambda command: command.split(" -")[0],
+)
+def test_a_name_that_is_no_hub_id_is_told_at_once(photo, tmp_path, monkeypatch, command):
+    def ask_the_hub(host, *rest, **options):
+        raise AssertionError(f"{host} was looked up")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("training: {output_dir: output}\n")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", ask_the_hub)
+    result = run(*command.split())
+    assert result.exit_code == 1 and "There is no folder typo, and it is no Hub id like org/name" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_adapter_without_peft_says_so(tmp_path, photo, monkeypatch):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
     result = run("ask", "What?", "--model", tmp_path, "--image", photo)
@@ -118,6 +221,19 @@ def test_an_adapter_without_peft_says_so(tmp_path, photo, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("ask", "What?", "--model", tmp_path, "--image", photo)
     assert "peft is not installed; this needs: pip install '.[train]'" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_answer_comes_alone(checkpoint, photo, tmp_path):
+    """Nothing but the answer is printed, also with an adapter, whose libraries have advice to developers."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint)
+    targets = r"model\.language_model.*q_proj"
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=targets)).save_pretrained(tmp_path / "lora")
+    AutoProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "lora")
+    for name in (checkpoint, tmp_path / "lora"):
+        command = [*CLI, "ask", "What?", "--model", str(name), "--image", str(photo), "--max-new-tokens", "1"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
 def test_ask_without_a_question_is_a_chat(checkpoint, photo, encoded):

@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Checkpoints put together from a vision tower, a language model and the authors' pre-trained parts."""
 
+import importlib.util
 import json
 import shutil
 
@@ -11,10 +12,12 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     CLIPConfig,
     CLIPModel,
     CLIPVisionModel,
     Dinov2Config,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2Config,
@@ -27,6 +30,7 @@ from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, projector_rules, vdim_rules
 from llava_uhd_v2_hf.conversion.weight_map import model_shapes
 from tests.support.checkpoints import edit_json, read_weights, write_released
+from tests.support.language_model_templates import toy_tokenizer
 from tests.support.paths import GOLDEN
 
 
@@ -230,6 +234,70 @@ def test_bad_parts_are_refused(clip, llama, vdim_file, tmp_path):
     refused(
         clip, tmp_path / "text", output, match=r"`model.embed_tokens.weight` is \[600, 128\], must be \[601, 128\]"
     )
+
+
+@pytest.fixture(scope="module")
+def phi(tmp_path_factory):
+    """A language model with a chat template of its own, whose end token its config does not name."""
+    folder = tmp_path_factory.mktemp("phi")
+    model = LlamaForCausalLM(LlamaConfig(**TEXT))
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2)
+    model.save_pretrained(folder)
+    toy_tokenizer("phi-3").save_pretrained(folder)
+    return folder
+
+
+def test_template_separators_and_end_tokens_are_the_language_models(clip, phi, tmp_path, capsys):
+    assemble(clip, phi, tmp_path / "model", AssemblyOptions())
+    processor, config = (
+        AutoProcessor.from_pretrained(tmp_path / "model"),
+        LlavaUhdV2Config.from_pretrained(tmp_path / "model"),
+    )
+    names = processor.tokenizer.convert_ids_to_tokens([config.row_separator_id, config.slice_separator_id])
+    assert names == ["<0x0A>", ","]
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompt == "<|user|>\n<image>\nHi<|end|>\n<|assistant|>\n"
+    ends = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
+    assert ends == [2, processor.tokenizer.convert_tokens_to_ids("<|end|>")]
+    assert json.loads((tmp_path / "model/conversion.json").read_text())["options"]["chat_template"] == "own"
+    assert "Chat template: own.\nRows end with '\\n' (14), slices with ','" in capsys.readouterr().out
+
+
+def test_chat_templates_are_chosen_and_said(clip, phi, llama, tmp_path):
+    (tmp_path / "plain.jinja").write_text("{{ messages[0].content }}")
+    runs = {
+        "vicuna": ([str(phi), "--chat-template", "vicuna"], 0, "Chat template: vicuna.\n"),
+        "none": ([str(llama)], 0, "vicuna. The language model's tokenizer has no chat template.\n"),
+        "own": ([str(llama), "--chat-template", "own"], 1, "has no chat template. Choose another with"),
+        "file": ([str(phi), "--chat-template", str(tmp_path / "plain.jinja")], 1, "plain.jinja can't be used"),
+        "missing": ([str(phi), "--chat-template", "vicunna"], 1, "There is no chat template vicunna"),
+    }
+    for name, (arguments, code, said) in runs.items():
+        command = ["assemble", str(clip), arguments[0], str(tmp_path / name), *arguments[1:]]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == code and said in " ".join(result.output.split(" ")), result.output
+        assert "Traceback" not in result.output
+        assert (tmp_path / name).exists() == (code == 0)
+
+
+def test_gguf_files_need_gguf_and_a_folder_has_one(clip, tmp_path, monkeypatch):
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for text in (tmp_path, tmp_path / "a.gguf"):
+        result = CliRunner().invoke(app, ["assemble", str(clip), str(text), str(tmp_path / "model")])
+        assert result.exit_code == 1 and "gguf is not installed; this needs: pip install '.[gguf]'" in result.output
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(ValueError, match="has several GGUF files, a.gguf, b.gguf; give the path of one of them"):
+        assemble(clip, tmp_path, tmp_path / "model", AssemblyOptions())
+
+
+def test_with_the_authors_projector_the_separators_are_the_released_ones(llama, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    values = AssemblyOptions(projector=tmp_path / "mm_projector.bin").layout_values(tokenizer)
+    assert (values["row_separator_id"], values["slice_separator_id"]) == (13, 29892)
+    values = AssemblyOptions(row_separator_id=7).layout_values(tokenizer)
+    assert (values["row_separator_id"], values["slice_separator_id"]) == (7, tokenizer.convert_tokens_to_ids(","))
 
 
 def test_command(clip, llama, tmp_path):

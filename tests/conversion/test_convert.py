@@ -2,6 +2,7 @@
 """Conversion of released checkpoints: names and shapes at real size, tiny recorded ones from end to end."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.cli.app import app
+from llava_uhd_v2_hf.conversion import convert as convert_module
 from llava_uhd_v2_hf.conversion import weight_files
 from llava_uhd_v2_hf.conversion.released_config import build_config, build_text_config, build_vision_config
 from llava_uhd_v2_hf.conversion.weight_map import build_rules, model_shapes, plan_weights, with_rows
@@ -296,6 +298,116 @@ def assert_refused(source: Path, *messages: str, **kwargs) -> None:
 def test_refuses_values_that_change_the_numbers(source, key, value):
     edit_json(source / "config.json", **{key: value})
     assert_refused(source, f"`{key}`", "" if value is None else repr(value))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": 10**9},
+        {"hidden_size": 2**16},  # within the limits, but not what the weights have
+        {"vocab_size": 2**22},
+        {"num_hidden_layers": 2**10},
+        {"num_hidden_layers": 10**9},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": -1},
+        {"intermediate_size": 1.5},
+        {"hidden_size": [128, "128"]},
+        {"rms_norm_eps": "1e-5"},
+        {"rope_theta": -1},
+        {"model_type": ["llava_llama"]},
+        {"mm_vision_tower": {"name": "clip"}},
+        {"hidden_size": {}},
+    ],
+    ids=str,
+)
+def test_values_are_checked_before_anything_is_built_from_them(source, values, monkeypatch):
+    def build(*_):
+        raise AssertionError("a model is built")
+
+    monkeypatch.setattr("llava_uhd_v2_hf.conversion.convert.model_shapes", build)
+    edit_json(source / "config.json", **values)
+    [(key, value)] = values.items()
+    assert_refused(source, f"Expected `{key}` in {source / 'config.json'}", f"got {value!r}")
+
+
+@pytest.mark.parametrize("values", [{"num_attention_heads": 0}, {"image_size": 10**9}, {"hidden_act": 5}], ids=str)
+def test_values_of_the_tower_are_checked(source, values):
+    edit_json(source / "vision_tower_config.json", **values)
+    assert_refused(source, f"Expected `{next(iter(values))}` in {source / 'vision_tower_config.json'}")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"rope_theta": NaN}', "NaN is not a JSON number"),
+        ('{"rope_theta": 1e999}', "1e999 is not a JSON number"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
+        ("[]", "must hold a JSON object, but holds a list"),
+    ],
+    ids=["nan", "infinite", "deep", "list"],
+)
+def test_damaged_json_is_named(source, text, message):
+    (source / "config.json").write_text(text)
+    assert_refused(source, str(source / "config.json"), message)
+
+
+def spoil_before(step, monkeypatch, spoil):
+    """Spoils a file just before a step of the conversion."""
+    function = getattr(convert_module, step)
+
+    def spoiling(*args, **kwargs):
+        spoil()
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(convert_module, step, spoiling)
+
+
+@pytest.mark.parametrize("step", ["write_shards", "write_record"])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("how", ["truncated", "overwritten", "replaced", "removed"])
+def test_a_source_that_changes_meanwhile_is_noticed(source, monkeypatch, step, suffix, how):
+    path = source / "model.safetensors"
+    if suffix == "bin":
+        torch.save(read_weights(source), source / "pytorch_model.bin")
+        path.unlink()
+        path = source / "pytorch_model.bin"
+
+    def spoil():
+        if how == "truncated":
+            os.truncate(path, 5000)
+        elif how == "overwritten":
+            with open(path, "rb+") as file:
+                file.seek(-1000, os.SEEK_END)
+                file.write(bytes(1000))
+        elif how == "replaced":
+            shutil.copyfile(path, path.with_suffix(".new"))
+            path.with_suffix(".new").replace(path)
+        else:
+            path.unlink()
+
+    spoil_before(step, monkeypatch, spoil)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        convert(source, source.parent / "output")
+    assert str(path) in str(error.value)
+    assert sorted(source.parent.iterdir()) == [source]
+
+
+def test_a_tokenizer_that_changes_meanwhile_is_noticed(source, monkeypatch):
+    path = source / "tokenizer_config.json"
+    spoil_before("write_shards", monkeypatch, lambda: path.write_text(path.read_text() + "\n"))
+    assert_refused(source, str(path), "changed while it was read")
+
+
+def test_integers_as_names_of_tensors_are_refused(source):
+    torch.save({0: torch.zeros(2)}, source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    assert_refused(source, "nothing but tensors by name, but has also: 0")
+
+
+def test_no_file_is_copied_through_a_link(source, tmp_path):
+    shutil.move(source / "tokenizer.model", tmp_path / "secret.model")
+    (source / "tokenizer.model").symlink_to(tmp_path / "secret.model")
+    assert_refused(source, "tokenizer.model is a link to", "secret.model")
 
 
 def test_refuses_levels_that_are_not_supported(source):

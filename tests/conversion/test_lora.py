@@ -128,6 +128,7 @@ def test_merging_in_peft_equals_merging_by_hand(source, converted_checkpoint, re
     assert "model.language_model.layers.1.mlp.down_proj" in config["target_modules"]
     assert len(config["target_modules"]) == 6
     assert config["base_model_name_or_path"] == str(converted_checkpoint)
+    assert config["task_type"] == "CAUSAL_LM"
     processor = {"processor_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
     processor |= {"chat_template.jinja"}
     files = {path.name for path in (tmp_path / "adapter").iterdir()}

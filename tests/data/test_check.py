@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.cli.support import errors_in_one_line
+from llava_uhd_v2_hf.conversion.chat_templates import with_images_and_marks
 from llava_uhd_v2_hf.data.check import check_data
 from llava_uhd_v2_hf.data.collation import ConversationCollator
 from llava_uhd_v2_hf.data.mixtures import ConversationData
 from llava_uhd_v2_hf.data.samples import ConversationDataset
+from tests.support.language_model_templates import MARKED, toy_tokenizer
 from tests.support.recorded_formats import build_processor
 
 
@@ -75,7 +77,7 @@ def test_everything_that_would_stop_a_training_is_found(folder):
         ],
         strict=True,
     ):
-        assert line.startswith(f"Error: {source}:{number}: ") and text in line
+        assert line.startswith(f"Error: {source}:{number}, record {number}: ") and text in line
 
 
 def test_it_finds_what_would_stop_the_training(folder, reference):
@@ -84,10 +86,10 @@ def test_it_finds_what_would_stop_the_training(folder, reference):
     data = ConversationData(source=write_lines(folder / "a.jsonl", *(record("<image>", image=n) for n in names)))
     dataset, collate = ConversationDataset(data), ConversationCollator(build_processor(reference, "v1"))
     [finding] = check_data(data).findings
-    assert finding.text.startswith(f"{folder}/a.jsonl:2: ")
+    assert finding.text.startswith(f"{folder}/a.jsonl:2, record 2: ")
     for index in (0, 2):
         assert len(collate([dataset[index]])["image_sizes"]) == 1
-    with pytest.raises(ValueError, match=r"a.jsonl:2 can't be used .*cut.png"):
+    with pytest.raises(ValueError, match=r"a.jsonl:2, record 2 can't be used .*cut.png"):
         collate([dataset[1]])
 
 
@@ -98,7 +100,7 @@ def test_the_command_line_shows_what_a_worker_raised(folder, capsys):
     with pytest.raises(typer.Exit), errors_in_one_line():
         list(DataLoader(dataset, batch_size=None, num_workers=1))
     assert capsys.readouterr().err.startswith(
-        f"Error: {source}:1: image 0 (cut.png) can't be used: PIL reads no image"
+        f"Error: {source}:1, record 1: image 0 (cut.png) can't be used: PIL reads no image"
     )
 
 
@@ -115,13 +117,32 @@ def test_lengths(folder, reference):
     report = check_data(data, processor)
     texts = [finding.text for finding in report.findings]
     assert [finding.stops for finding in report.findings] == [False, True, True]
-    assert f"{folder}/a.jsonl:2 has " in texts[0] and "cuts its text" in texts[0]
-    assert f"{folder}/a.jsonl:3 has " in texts[1] and "would cut an image" in texts[1]
-    assert f"{folder}/a.jsonl:4 has no token that is trained on" in texts[2]
+    assert f"{folder}/a.jsonl:2, record 2 has " in texts[0] and "cuts its text" in texts[0]
+    assert f"{folder}/a.jsonl:3, record 3 has " in texts[1] and "would cut an image" in texts[1]
+    assert f"{folder}/a.jsonl:4, record 4 has no token that is trained on" in texts[2]
     batch = ConversationCollator(processor)([ConversationDataset(data)[0]])
     assert report.tokens["image"]["max"] == 144 and report.tokens["image"]["p5"] == 0
     assert report.tokens["text"]["p5"] == batch["input_ids"].shape[1] - 144
     assert check_data(data, processor, num_workers=2) == report
+
+
+def test_templates_from_elsewhere(folder, reference):
+    """One that takes texts alone reads records with `<image>`; entries of images are an error with their place."""
+    processor = build_processor(reference, "v1")
+    processor.chat_template = MARKED
+    entries = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    answer = {"role": "assistant", "content": "a boat"}
+    chat = {"messages": [{"role": "user", "content": entries}, answer], "images": ["good.png"]}
+    source = write_lines(folder / "a.jsonl", record("<image>\nWhat?", image="good.png"), chat)
+    report = check_data(ConversationData(source=source), processor)
+    [finding] = report.findings
+    assert finding.stops and f"{folder}/a.jsonl:2, record 2 can't be used: can only concatenate" in finding.text
+    processor.chat_template = with_images_and_marks(MARKED, toy_tokenizer("marked"))
+    report = check_data(ConversationData(source=source), processor)
+    assert not report.findings and report.tokens["image"] == dict.fromkeys(report.tokens["image"], 144)
+    processor.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(ValueError, match="marks nothing to train on"):
+        check_data(ConversationData(source=source), processor)
 
 
 def test_the_command_counts_and_writes_a_report(folder, converted_checkpoint):

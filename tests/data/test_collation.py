@@ -208,6 +208,14 @@ def test_text_is_cut_on_the_right(vicuna):
         assert torch.equal(cut[key], whole[key][:, :-3])
 
 
+@pytest.mark.parametrize("template", [None, "{% for message in messages %}{{ message.content }}{% endfor %}"])
+def test_a_template_without_marks_is_refused(reference, template):
+    processor = build_processor(reference, "v1")
+    processor.chat_template = template
+    with pytest.raises(ValueError, match="marks nothing to train on: expected {% generation %}"):
+        ConversationCollator(processor)
+
+
 def test_a_tokenizer_without_a_limit(reference):
     processor = build_processor(reference, "v1")
     processor.tokenizer.model_max_length = int(1e30)  # transformers' word for none

@@ -76,7 +76,7 @@ def test_a_sample_that_the_template_refuses_is_named(source, reference):
     processor = build_processor(reference, "v1")
     processor.chat_template = PLAIN_TEMPLATE
     dataset = ConversationDataset(ConversationData(source=source))
-    with pytest.raises(ValueError, match=r"samples.json:\d+ can't be used: .*needs an image"):
+    with pytest.raises(ValueError, match=r"samples.json:\d+, record .* can't be used: .*needs an image"):
         measure_lengths(dataset, processor)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from llava_uhd_v2_hf.data.check import check_data
 from llava_uhd_v2_hf.data.mixtures import ConversationData, read_sources
 from llava_uhd_v2_hf.data.pre_resize import SIX_SLICES_PROBABILITY, area_of_six_slices, pre_resized
 from llava_uhd_v2_hf.data.records import RecordFile
 from llava_uhd_v2_hf.data.samples import ConversationDataset
+from llava_uhd_v2_hf.data.sources import SOURCES, FunctionSource
 from llava_uhd_v2_hf.data.streams import ConversationStream
 from llava_uhd_v2_hf.utils.seeds import generator
 from tests.support.paths import ROOT
@@ -110,7 +113,8 @@ def test_records_are_read_at_their_places(tmp_path_factory, texts, indent, ascii
     for number, wanted in enumerate(records):
         place, found = file[number]
         assert found == wanted
-        line = int(place.rpartition(":")[2])
+        line, ordinal = map(int, re.fullmatch(r".*:(\d+), record (\d+)", place).groups())
+        assert ordinal == number + 1
         assert "{" in lines[line - 1] and (indent is None or f'"n": {number}' in lines[line])
 
 
@@ -118,7 +122,7 @@ def test_lines_of_jsonl(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(f"{json.dumps(record(0))}\n\n{json.dumps(record(1))}\n", encoding="utf-8")
     data = ConversationDataset(ConversationData(source=str(path)))
-    assert [data[0]["name"], data[1]["name"]] == [f"{path}:1", f"{path}:3"]
+    assert [data[0]["name"], data[1]["name"]] == [f"{path}:1, record 1 (id 0)", f"{path}:3, record 2 (id 1)"]
     assert answers(data[n] for n in range(2)) == ["answer 0", "answer 1"]
 
 
@@ -135,12 +139,12 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", '[\n{"id": 1},\n{"id": 2', "a.json:3: the file is not valid JSON"),
-        ("a.json", '[{"id": 1}\n{"id": 2}]', "a.json:2: the file is not valid JSON: there must be a comma"),
-        ("a.json", '{"id": 1}', "a.json:1: the file is not valid JSON: the file must be a list of records"),
+        ("a.json", '[\n{"id": 1},\n{"id": 2', "a.json:3, record 2: the file is not valid JSON"),
+        ("a.json", '[{"id": 1}\n{"id": 2}]', "a.json:2, record 2: the file is not valid JSON: there must be a comma"),
+        ("a.json", '{"id": 1}', "a.json:1, record 1: the file is not valid JSON: the file must be a list of records"),
         ("a.json", "[]", "a.json has no records"),
         ("a.jsonl", "\n", "a.jsonl has no records"),
-        ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2: the record is not valid JSON"),
+        ("a.jsonl", '{"id": 1}\n{"id"', "a.jsonl:2, record 2: the record is not valid JSON"),
         ("a.json", b"\xff\xfe[", "a.json can't be read"),
         ("none/a.json", None, "a.json can't be read: .*set `data.source`"),
         (
@@ -162,7 +166,7 @@ def test_samples_have_opened_images_and_names(folder):
     data = ConversationDataset(ConversationData(source=str(folder / "six.json")))
     assert len(data) == 6 and answers(data[n] for n in range(6)) == [f"answer {n}" for n in range(6)]
     assert data[2]["images"][0].size == (60, 40) and data[3]["images"] == []
-    assert re.fullmatch(r".*six\.json:\d+", data[2]["name"])
+    assert re.fullmatch(r".*six\.json:\d+, record 3 \(id 2\)", data[2]["name"])
     again = pickle.loads(pickle.dumps(data))
     assert again[4]["messages"] == data[4]["messages"]
 
@@ -187,9 +191,35 @@ def test_every_wrong_record_is_named_before_the_first_step(folder):
     lines = [n for n, line in enumerate((folder / "wrong.json").read_text().splitlines(), 1) if line == " {"]
     with pytest.raises(ValueError, match="3 samples can't be used") as error:
         ConversationDataset(ConversationData(source=source))
-    assert f"wrong.json:{lines[1]}: `conversations[0]`: expected role 'user', got 'assistant'" in str(error.value)
-    assert f"wrong.json:{lines[2]}: `image`: there is no file {folder}/gone.png" in str(error.value)
-    assert f"wrong.json:{lines[3]}: `image`: there is no file {folder}/a/b.png" in str(error.value)
+    assert f"wrong.json:{lines[1]}, record 2: `conversations[0]`: expected role 'user', got" in str(error.value)
+    assert f"wrong.json:{lines[2]}, record 3 (id 2): `image`: there is no file {folder}/gone.png" in str(error.value)
+    assert f"wrong.json:{lines[3]}, record 4 (id 3): `image`: there is no file {folder}/a/b.png" in str(error.value)
+
+
+def read_rows(path, split):
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        yield f"{path}, row {number}", json.loads(line)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.parquet", "a.rows", "streamed.parquet"])
+def test_a_record_is_named_by_its_number_and_id_in_every_format(tmp_path, name, monkeypatch):
+    """Also where all records of a file are in one line."""
+    monkeypatch.setitem(SOURCES.data, ".rows", FunctionSource(read_rows))
+    records = [record(number) | {"id": f"page-{number}"} for number in range(3)]
+    records[1]["conversations"].pop()
+    path, lines = tmp_path / name, [json.dumps(entry) for entry in records]
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list(records).to_parquet(path)
+    else:
+        path.write_text(f"[{', '.join(lines)}]" if name == "a.json" else "\n".join(lines))
+    data = ConversationData(source=str(path), streaming=name.startswith("streamed"), shuffle_buffer=1)
+    places = {".json": ":1, record 2", ".jsonl": ":2, record 2", ".rows": ", row 2"}
+    place = places.get(path.suffix, ", process 0, .*sample 1" if data.streaming else ", row 1")
+    with pytest.raises(ValueError, match=rf"{name}{place} \(id page-1\): `conversations` ends with the user"):
+        list(ConversationStream(data)) if data.streaming else ConversationDataset(data)
+    if not data.streaming:
+        [finding] = check_data(data).findings
+        assert re.search(rf"{name}{place} \(id page-1\): ", finding.text)
 
 
 def test_only_the_first_few_problems_are_listed(folder):
@@ -213,7 +243,9 @@ def test_samples_with_missing_images_can_be_skipped(folder):
 def test_an_image_that_cannot_be_opened_is_named(folder):
     (folder / "images/2.png").write_bytes(b"no image")
     data = ConversationDataset(ConversationData(source=str(folder / "six.json")))
-    with pytest.raises(ValueError, match=r"six.json:\d+: image 0 \(images/2.png\) can't be used: PIL reads no image"):
+    with pytest.raises(
+        ValueError, match=r"six.json:\d+, record 3 \(id 2\): image 0 \(images/2.png\) can't be used: PIL"
+    ):
         data[2]
 
 
@@ -235,7 +267,7 @@ def test_a_row_that_is_wrong_is_named(tmp_path):
     dataset = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     dataset.to_parquet(tmp_path / "a.parquet")
     data = ConversationDataset(ConversationData(source=str(tmp_path / "a.parquet")))
-    with pytest.raises(ValueError, match="a.parquet, row 0: `conversations` ends with the user"):
+    with pytest.raises(ValueError, match=r"a.parquet, row 0 \(id 0\): `conversations` ends with the user"):
         data[0]
 
 
@@ -243,7 +275,7 @@ def test_missing_files_of_rows_are_found_before_the_first_step(folder):
     rows = [record(n, f"images/{n}.png") for n in (0, 1, 2)]
     datasets.Dataset.from_list(rows).to_parquet(folder / "a.parquet")
     source = str(folder / "a.parquet")
-    with pytest.raises(ValueError, match=r"1 samples can't be used: .*a.parquet, row 1: `image`: there is no file"):
+    with pytest.raises(ValueError, match=r"1 samples can't be used: .*a.parquet, row 1 \(id 1\): `image`: there"):
         ConversationDataset(ConversationData(source=source))
     data = ConversationDataset(ConversationData(source=source, missing_images="skip"))
     assert answers(data[n] for n in range(len(data))) == ["answer 0", "answer 2"]

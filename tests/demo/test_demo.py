@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from llava_uhd_v2_hf.cli.app import app
 from llava_uhd_v2_hf.demo.backend import Backend, Conversation, Subject
+from llava_uhd_v2_hf.demo.page import Handlers, build_page
 from llava_uhd_v2_hf.inference.chat import Chat
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.pictures.attention import attend
@@ -205,11 +207,11 @@ def test_an_example_can_be_taken_and_a_bad_file_after_it(client, unusable, photo
 
 @pytest.mark.slow
 def test_numbers_out_of_range_and_unknown_models_are_refused(client, photo, checkpoint):
-    with pytest.raises(AppError, match="less than minimum value 1"):
+    with pytest.raises(AppError, match="The longest answer must be 1 token or more; got 0"):
         ask(client, "What?", photo, checkpoint, max_new_tokens=0)
     with pytest.raises(AppError, match="not in the list of choices"):
         ask(client, "What?", photo, "another/model")
-    with pytest.raises(AppError, match="The longest answer has no number"):
+    with pytest.raises(AppError, match="The longest answer must be 1 token or more; got nothing"):
         ask(client, "What?", photo, checkpoint, max_new_tokens=None)
     with pytest.raises(AppError, match="There is no question yet"):
         ask(client, None, photo, checkpoint)
@@ -218,6 +220,27 @@ def test_numbers_out_of_range_and_unknown_models_are_refused(client, photo, chec
             client.predict(wanted, api_name="/attention")
     unset, zero = (client.predict(handle_file(photo), str(checkpoint), most, api_name="/slices") for most in (None, 0))
     assert np.array_equal(pixels(unset), pixels(zero))
+
+
+def test_on_a_phone_the_question_follows_the_image(checkpoint, photo):
+    """There, all that stands side by side stands one below the other, in the order in which it was made."""
+    blocks = build_page(Backend([str(checkpoint)]), [photo]).blocks.values()
+    labels = [block.label for block in blocks if getattr(block, "label", None)]
+    assert labels[:4] == ["Image", "Examples", "Question", "Chat"]
+
+
+def test_numbers_below_their_range_leave_no_traceback(checkpoint, photo):
+    """gradio prints the traceback of an error unless the error says otherwise."""
+    page = Handlers(Backend([str(checkpoint)]))
+    requests = [
+        lambda: page.slices(str(photo), str(checkpoint), -3),
+        lambda: page.pyramid(str(photo), str(checkpoint), -3),
+        lambda: next(page.ask("What?", str(photo), str(checkpoint), -3, 5, None)),
+    ]
+    for request in requests:
+        with pytest.raises(gr.Error, match="Most slices must be 1 or more, or 0 for the model's own; got -3") as error:
+            request()
+        assert not error.value.print_exception
 
 
 @pytest.mark.slow

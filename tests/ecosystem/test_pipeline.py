@@ -6,10 +6,12 @@ import os
 import subprocess
 from threading import Thread
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from packaging import version
+from PIL import Image
 from transformers import TextIteratorStreamer, pipeline
 from transformers.pipelines import ImageTextToTextPipeline
 
@@ -63,6 +65,21 @@ def test_prompts(pipe, answers):
         assert result["generated_text"] == prompt + answer
         [result] = pipe(images=image, text=prompt, max_new_tokens=ANSWER["max_new_tokens"], return_tensors=True)
         assert torch.equal(result["generated_token_ids"][: inputs["input_ids"].shape[1]], inputs["input_ids"][0])
+
+
+def test_images_of_prompts_are_read_as_by_the_processor(pipe, monkeypatch, tmp_path):
+    """transformers' own class makes them RGB itself."""
+    grey = SMALL.convert("L")
+    floats, ink = Image.fromarray(np.asarray(grey, np.float32) / 255), Image.new("RGBA", SMALL.size)
+    ink.putalpha(grey)
+    floats.save(tmp_path / "floats.tiff")
+    monkeypatch.setattr(pipe.processor.image_processor, "alpha", "white")
+    for image in (grey, floats, str(tmp_path / "floats.tiff"), ink, [ink]):
+        [rows] = pipe.preprocess({"images": image, "text": PROMPTS[1]})["pixel_values"]
+        expected = pipe.processor(images=image, text=PROMPTS[1], return_tensors="pt")["pixel_values"]
+        assert torch.equal(rows, expected[0])
+    with pytest.raises(ValueError, match="The image no.png cannot be used: it is no file"):
+        pipe(images="no.png", text=PROMPTS[1])
 
 
 @pytest.mark.client("transformers", "pipeline: chats with one, several and no images, in several turns")

@@ -73,6 +73,41 @@ def test_lost_shards_and_tensors_are_refused(checkpoint):
         read_checkpoint(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "name", ["../evil.safetensors", "/tmp/evil.safetensors", "a/b.safetensors", "..", "", 5, None]
+)
+def test_an_index_names_files_of_its_folder_alone(checkpoint, tmp_path, name):
+    (checkpoint / "model.safetensors").rename(tmp_path / "evil.safetensors")
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    before = sorted(tmp_path.rglob("*"))
+    for command in (["export", checkpoint, "--out", tmp_path / "copy"], ["push", checkpoint, "org/name", "--dry-run"]):
+        assert_error(run_cli(*command), "Expected names of files without folders", repr(name))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "recipe.yaml", "config.json", "model.safetensors"])
+def test_links_out_of_the_folder_are_refused(checkpoint, tmp_path, name):
+    secret = tmp_path / "secret"
+    if (checkpoint / name).exists():
+        (checkpoint / name).rename(secret)
+    else:
+        secret.write_text("secret")
+    (checkpoint / name).symlink_to(secret)
+    for command in (["export", checkpoint, "--out", tmp_path / "copy"], ["push", checkpoint, "org/name", "--dry-run"]):
+        assert_error(run_cli(*command), f"{name} is a link to {secret}")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_links_of_a_snapshot_in_the_cache_are_followed(checkpoint, tmp_path):
+    blobs, snapshot = (tmp_path / "models--org--name" / name for name in ("blobs", "snapshots/0a1b"))
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    assert "model.safetensors" in read_checkpoint(snapshot).weights
+
+
 def test_other_models_are_refused(checkpoint):
     (checkpoint / "config.json").write_text('{"model_type": "llava"}')
     assert_error(run_cli("export", checkpoint), "`llava`", "`llava_uhd_v2`")

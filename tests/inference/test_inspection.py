@@ -1,6 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
+import dataclasses
 import os
 
+import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
@@ -8,6 +10,7 @@ from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR
 from llava_uhd_v2_hf.pictures.canvas import (
+    HEADING,
     WIDTH,
     WRITABLE_SUFFIXES,
     save_picture,
@@ -15,6 +18,7 @@ from llava_uhd_v2_hf.pictures.canvas import (
 from llava_uhd_v2_hf.pictures.slices import (
     SWATCHES,
     draw_inspection,
+    draw_slices,
     place_tokens,
 )
 
@@ -108,6 +112,17 @@ def test_colours_of_the_image_are_in_the_picture():
     assert [view.getpixel((100, 100)) for view in inspection.views[:2]] == [(255, 0, 0), (0, 255, 0)]
     counts = {colour: count for count, colour in draw_inspection(inspection).getcolors(1 << 20)}
     assert counts[255, 0, 0] > 100_000 and counts[0, 255, 0] > 100_000
+
+
+def test_numbers_of_slices_cover_no_pixel_of_them():
+    inspection = inspect(1200, 1200, max_slices=9)
+    views = [Image.new("RGB", view.size, "red") for view in inspection.views]
+    numbered = np.asarray(draw_slices(dataclasses.replace(inspection, views=views), (560, 560))[0])
+    red = (numbered == (255, 0, 0)).all(axis=-1)
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    assert red[np.ix_(rows, columns)].all() and (np.diff(rows) > 1).sum() == 2
+    margins = numbered[HEADING : rows[-1]][~red[HEADING : rows[-1]]]
+    assert (margins < 128).any()  # the numbers
 
 
 @pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)

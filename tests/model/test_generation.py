@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Every way of generating gives the tokens that one sample alone gives, greedily, with the ordinary cache."""
 
+import logging
 from importlib.metadata import version
 from threading import Thread
 
@@ -38,7 +39,6 @@ ANSWER = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
 def processor():
     tokenizer = AutoTokenizer.from_pretrained(GOLDEN / "tokenizers/sentencepiece_llama_like")
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
-    tokenizer.padding_side = "left"
     image_processor = LlavaUhdV2ImageProcessor(slice_resolution=56, patch_size=14)
     return LlavaUhdV2Processor(image_processor, tokenizer, query_grid=(3, 3), image_suffix=" ")
 
@@ -293,3 +293,16 @@ def test_any_image_has_as_many_features_as_tokens(model, processor, width, heigh
     assert counted.num_image_tokens == [tokens] == [len(torch.cat(outputs.image_outputs.pooler_output))]
     assert inputs["image_sizes"][0, 2:].remainder(14).eq(0).all()
     assert outputs.logits.isfinite().all()
+
+
+def test_a_batch_padded_on_the_right_is_warned_about(model, processor, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    image = Image.linear_gradient("L").resize((56, 56))
+    for side in ("left", "right"):
+        inputs = processor(
+            [image, image], ["<image>", "<image> What is this?"], padding=True, padding_side=side, return_tensors="pt"
+        )
+        caplog.clear()
+        model.generate(**inputs, max_new_tokens=1)
+        warned = any("right-padding was detected" in record.getMessage() for record in caplog.records)
+        assert warned == (side == "right")

@@ -3,6 +3,7 @@
 
 import base64
 import io
+import logging
 import struct
 import threading
 import time
@@ -18,7 +19,7 @@ from PIL import Image
 
 from llava_uhd_v2_hf import LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.model import image_loading_llava_uhd_v2
-from llava_uhd_v2_hf.model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from llava_uhd_v2_hf.model.image_loading_llava_uhd_v2 import as_image, read_pixels, read_rgb
 from tests.support.fuzz_images import fuzz
 
 
@@ -195,6 +196,88 @@ def test_colours_are_the_same_in_every_mode(picture):
     for mode, tolerance in {"CMYK": 0, "RGBX": 0, "RGBA": 0, "YCbCr": 3, "HSV": 6}.items():
         difference = read_pixels(image.convert(mode)).astype(int) - picture
         assert np.abs(difference).max() <= tolerance, mode
+
+
+FORMS = {
+    **{f"PIL {mode}": lambda mode=mode: grey_of(mode) for mode in [*MODES, "I;16"]},
+    "grey floats": lambda: RAMP / 255,
+    "floats": lambda: np.repeat(RAMP[None], 3, axis=0).astype(np.float32) / 255,
+    "float16": lambda: (RAMP / 255).astype(np.float16),
+    "tensor": lambda: torch.from_numpy(RAMP)[None],
+    "tensor of floats": lambda: torch.from_numpy(RAMP / 255).float()[None],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_becomes_an_8_bit_picture(form):
+    picture = read_rgb(FORMS[form]())
+    assert picture.mode == "RGB"
+    tolerance = 3 if form == "PIL LAB" else 0
+    np.testing.assert_allclose(np.asarray(picture).astype(int), np.repeat(RAMP[..., None], 3, -1), atol=tolerance)
+
+
+def transparent_forms():
+    """A picture with every opacity, in each form that has one."""
+    rgba = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    image, key = Image.fromarray(rgba), Image.fromarray(rgba[..., :3])
+    key.info["transparency"] = tuple(rgba[3, 4, :3].tolist())
+    palette = key.quantize(16)
+    palette.info["transparency"] = bytes(range(0, 256, 16))
+    grey = Image.fromarray(rgba[..., 0])
+    grey.info["transparency"] = int(rgba[3, 4, 0])
+    return {
+        "RGBA": image,
+        "LA": image.convert("LA"),
+        "RGBa": image.convert("RGBa"),
+        "PA": palette.convert("PA"),
+        "palette": palette,
+        "colour key": key,
+        "grey key": grey,
+        "array": rgba,
+        "channels first": torch.from_numpy(rgba).permute(2, 0, 1),
+        "floats": rgba / np.float32(255),
+        "16 bits": rgba.astype(np.uint16) * 257,
+    }
+
+
+@pytest.mark.parametrize("form", transparent_forms())
+def test_alpha_can_be_blended_with_white(form):
+    source = transparent_forms()[form]
+    image = source if isinstance(source, Image.Image) else transparent_forms()["RGBA"]
+    rgba = image.convert("RGBA")
+    white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(read_rgb(source, alpha="white")), np.asarray(white))
+    assert (np.asarray(read_rgb(source)) != np.asarray(white)).any()
+
+
+def test_a_grey_of_16_bits_can_be_transparent():
+    stream = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(stream, "PNG", transparency=int(RAMP[1, 2]) * 257)
+    white = np.asarray(read_rgb(Image.open(stream), alpha="white"))[..., 0]
+    assert white[1, 2] == 255
+    np.testing.assert_array_equal(np.delete(white, 6), np.delete(RAMP, 6))
+
+
+@pytest.fixture
+def warned(caplog, monkeypatch):
+    """The warnings of the library so far."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(image_loading_llava_uhd_v2.logger, "propagate", True)
+    type(image_loading_llava_uhd_v2.logger).warning_once.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records if "alpha" in record.getMessage()]
+
+
+def test_an_image_that_is_drawn_by_its_alpha_is_warned_about_once(warned):
+    ink = np.zeros((20, 30, 4), np.uint8)
+    ink[5:9, :, 3] = 255  # black on transparent black
+    for source in (np.full((20, 30, 4), 9, np.uint8), np.random.default_rng(0).integers(0, 256, (9, 9, 4), np.uint8)):
+        read_rgb(source)
+    read_rgb(ink, alpha="white")
+    assert warned() == []
+    for source in (ink, Image.fromarray(ink), ink / 255):
+        read_rgb(source)
+    [message] = warned()
+    assert 'alpha="white"' in message
 
 
 def test_alpha_is_dropped(picture):

@@ -247,3 +247,19 @@ def test_settings_are_saved(tmp_path, pixels):
         assert loaded.to_dict() == processor.to_dict()
         assert_equal(loaded(pixels), processor(pixels))
     assert LlavaUhdV2ImageProcessor.from_pretrained(tmp_path, max_slices=5).max_slices == 5
+
+
+def test_alpha_is_a_field_and_an_option_of_a_call(tmp_path, pixels):
+    transparent = np.dstack([pixels, pixels[..., 0]])
+    blended = Image.alpha_composite(Image.new("RGBA", (300, 200), "white"), Image.fromarray(transparent)).convert(
+        "RGB"
+    )
+    dropped, white = LlavaUhdV2ImageProcessor(), LlavaUhdV2ImageProcessor(alpha="white")
+    assert_equal(dropped(transparent), dropped(pixels))
+    assert_equal(dropped(transparent, alpha="white"), dropped(blended))
+    white.save_pretrained(tmp_path)
+    assert_equal(AutoImageProcessor.from_pretrained(tmp_path)(transparent), dropped(blended))
+    with pytest.raises(ValueError, match='`alpha` must be "drop" or "white", got \'black\''):
+        LlavaUhdV2ImageProcessor(alpha="black")
+    with pytest.raises(StrictDataclassError, match="alpha"):
+        dropped(transparent, alpha="black")

@@ -2,6 +2,7 @@
 """Processor and chat templates: token ids, prompts and supervised tokens of the released code."""
 
 import base64
+import copy
 import functools
 import json
 
@@ -21,6 +22,7 @@ from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import (
 from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
 from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from llava_uhd_v2_hf.model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from tests.support.paths import ROOT
 from tests.support.recorded_formats import BYTE_LEVEL, FORMATS, SENTENCEPIECE, build_processor, collapse
 
 
@@ -164,8 +166,13 @@ def test_a_prompt_has_one_bos_token_whoever_tokenises_it(vicuna, picture):
     assert of_tokenizer["input_ids"] == vicuna.apply_chat_template(messages, **form)["input_ids"][0]
 
 
-@pytest.mark.parametrize("name", ["v1", "qwen_1_5", "plain"])
+@pytest.mark.parametrize("name", ["v1", "qwen_1_5", "plain", "nano"])
 def test_templates_refuse_what_they_cannot_render(processors, name):
+    if name == "nano":
+        template = (ROOT / "examples/nano/chat_template.jinja").read_text()
+        assert template == (ROOT / "examples/nano/checkpoint/chat_template.jinja").read_text()
+        processors = {name: copy.copy(processors["v1"])}
+        processors[name].chat_template = template
     with pytest.raises(jinja2.TemplateError, match="'tool'"):
         processors[name].apply_chat_template([{"role": "tool", "content": "x"}])
     for beside in ([], [{"type": "image"}], [{"type": "image"}, {"type": "image"}]):
@@ -185,8 +192,8 @@ def test_plain_template_keeps_the_image_alone(processors):
     user = {"role": "user", "content": "Write a summary.\n<image>"}
     answer = {"role": "assistant", "content": "a boat"}
     plain = processors["plain"]
-    assert plain.apply_chat_template([user, answer]) == "<image>a boat\n"
-    assert plain.apply_chat_template([user], add_generation_prompt=True) == "<image>"
+    assert plain.apply_chat_template([user, answer]) == "<s><image>a boat\n"
+    assert plain.apply_chat_template([user], add_generation_prompt=True) == "<s><image>"
     with pytest.raises(jinja2.TemplateError, match="one user message"):
         plain.apply_chat_template([user, answer, user])
     with pytest.raises(jinja2.TemplateError, match="needs an image"):
@@ -232,6 +239,62 @@ def test_settings_of_a_call_reach_images_and_tokens(vicuna):
     assert (out["input_ids"] == vicuna.image_token_id).sum() == 144
     nested = vicuna(images=image, text="<image>", images_kwargs={"max_slices": 1}, return_tensors="pt")
     assert torch.equal(nested["input_ids"], out["input_ids"])
+
+
+@pytest.mark.parametrize("side_of_file", [None, "right", "left"])
+def test_batches_are_padded_on_the_left_whatever_the_files_say(vicuna, tmp_path, side_of_file):
+    def masks(processor, **options):
+        return processor(text=["What?", "What is this?"], padding=True, **options)["attention_mask"][0]
+
+    vicuna.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = {key: value for key, value in json.loads(path.read_text()).items() if key != "padding_side"}
+    path.write_text(json.dumps(settings | ({"padding_side": side_of_file} if side_of_file else {})))
+    loaded = LlavaUhdV2Processor.from_pretrained(tmp_path)
+    built = LlavaUhdV2Processor(vicuna.image_processor, AutoTokenizer.from_pretrained(tmp_path))
+    left = masks(loaded)
+    assert left[0] == 0 and masks(built) == left == masks(vicuna)
+
+    right = left[::-1]
+    assert masks(loaded, padding_side="right") == masks(loaded, text_kwargs={"padding_side": "right"}) == right
+    assert masks(LlavaUhdV2Processor.from_pretrained(tmp_path, padding_side="right")) == right
+    loaded.tokenizer.padding_side = "right"
+    assert masks(loaded) == right
+    loaded.save_pretrained(tmp_path)  # which is of this process alone
+    assert masks(LlavaUhdV2Processor.from_pretrained(tmp_path)) == left
+
+
+SWAPPED = "Expected images as `images`, got the text '.*'; images come first: `processor\\(images=..., text=...\\)`"
+
+
+@pytest.mark.parametrize(
+    ("images", "text", "message"),
+    [
+        ("What is this?", "IMAGE", SWAPPED),
+        ("<image>What?", "IMAGE", SWAPPED),
+        (["What?"], ["IMAGE"], SWAPPED),
+        ("<image>What?", "photo.jpg", SWAPPED),
+        ("<image>What?", None, SWAPPED),
+        ("What is this?", None, r"Image 0 \(What is this\?\) cannot be used: it is no file, http\(s\) URL or base64"),
+        ("What is this?", "<image>", r"Image 0 \(What is this\?\) cannot be used: it is no file"),
+        (None, "IMAGE", "Text 0 is a Image; .*; pass images as `images`"),
+        ("IMAGE", "IMAGE", "Text 0 is a Image; .*; pass images as `images`"),
+        (None, ["What?", np.zeros((9, 9, 3))], "Text 1 is a ndarray; .*; pass images as `images`"),
+        (None, torch.zeros(3, 9, 9), "Text 0 is a Tensor; .*; pass images as `images`"),
+        (5, "<image>", "Image 0 cannot be used: it is a int"),
+        (None, 5, "Text 0 is a int; `text` must be a string or a list of them"),
+        (None, [["What?"]], "Text 0 is a list"),
+        (None, [], "`text` is an empty list"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_named(vicuna, picture, images, text, message):
+    def fill(value):
+        if isinstance(value, list):
+            return [fill(entry) for entry in value]
+        return picture if isinstance(value, str) and value == "IMAGE" else value
+
+    with pytest.raises(ValueError, match=message):
+        vicuna(fill(images), fill(text))
 
 
 @pytest.mark.parametrize("empty", [[], None])

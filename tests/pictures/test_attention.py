@@ -305,7 +305,6 @@ def test_the_command_draws_the_attention_and_prints_the_answer(tiny_checkpoint, 
     [
         (["--what", "attention"], "needs --model and --question"),
         (["--what", "attention", "--model", "MODEL"], "needs --model and --question"),
-        (["--what", "slices", "--question", "What?"], "belong to --what attention, not to --what slices"),
         (["--what", "attention", "--model", "MODEL", "--question", "What?", "--token", "zebra"], "'zebra' is neither"),
         (
             ["--what", "attention", "--model", "MODEL", "--question", "What?", "--image", "no.png"],

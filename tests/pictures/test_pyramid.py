@@ -182,11 +182,10 @@ def test_a_picture_is_whole_or_not_there(what, tiny_checkpoint, photo, tmp_path,
     ("options", "message"),
     [
         (["--image", "missing.png"], "There is no image file missing.png"),
-        (["--image", "https://x.org/a.png"], "URLs are not taken here; download it first"),
+        (["--image", "http://127.0.0.1:1/a.png"], "http://127.0.0.1:1/a.png cannot be used: downloading it failed"),
         (["--out", "picture.txt"], "can't be written as picture.txt"),
         (["--out", "nowhere/picture.png"], "There is no folder nowhere"),
         (["--model", "nowhere/at/all"], "There is no folder nowhere/at/all"),
-        (["--token", "1"], "belong to --what attention"),
     ],
 )
 def test_errors_are_one_line(what, options, message, photo, tmp_path):
@@ -194,6 +193,14 @@ def test_errors_are_one_line(what, options, message, photo, tmp_path):
     assert (result.exit_code, result.stdout) == (1, "")
     line = result.stderr.rpartition("Error: ")[2]
     assert message in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["slices", "pyramid"])
+def test_what_only_the_attention_needs_is_ignored(what, photo, tmp_path):
+    for name, options in (("a.png", ["--question", "What?", "--token", 1]), ("b.png", [])):
+        result = run("--image", photo, "--out", tmp_path / name, "--what", what, *options)
+        assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_another_kind_of_model_is_refused(tmp_path, photo):

@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.conversion.processor_files import build_generation_config, build_processor, load_tokenizer
+from llava_uhd_v2_hf.model.chat_templates_llava_uhd_v2 import VICUNA_V1_TEMPLATE
 from tests.support.paths import GOLDEN
 
 
@@ -110,7 +111,8 @@ def write_checkpoint(
         row_separator_id=13,
         slice_separator_id=44,
     )
-    tokenizer = load_tokenizer(TOKENIZER, LlamaConfig())  # with Vicuna's chat template
+    tokenizer = load_tokenizer(TOKENIZER, LlamaConfig())
+    tokenizer.chat_template = VICUNA_V1_TEMPLATE
     config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
     config.text_config.vocab_size = len(tokenizer)
     torch.manual_seed(seed)

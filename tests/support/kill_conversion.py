@@ -98,6 +98,10 @@ def loads(folder: Path) -> bool:
     return True
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def main(source: Path, vision_config: Path, work: Path) -> None:
     output = work / "model"
     labels_file = work.with_suffix(".labels")
@@ -129,24 +133,24 @@ def main(source: Path, vision_config: Path, work: Path) -> None:
 
     work.mkdir()
     assert in_child(record) == 0
-    reference = sorted(path.name for path in output.iterdir())
+    reference = names(output)
     labels = json.loads(labels_file.read_text())
     for index in range(len(labels)):
         for path in sorted(work.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         status = in_child(lambda index=index: convert_until(index))
-        left = sorted(str(path.relative_to(work)) for path in work.iterdir())
-        loading = [name for name in left if loads(work / name)]
+        left = names(work)
+        unfinished = [name for name in left if names(work / name) != reference and loads(work / name)]
         print(
             json.dumps(
                 {
                     "step": labels[index],
                     "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
                     "left": left,
-                    "loads": loading,
+                    "loads_unfinished": unfinished,
                     "next_run": in_child(convert_and_load),
-                    "then": sorted(path.name for path in work.iterdir()),
-                    "complete": sorted(path.name for path in output.iterdir()) == reference,
+                    "then": names(work),
+                    "complete": names(output) == reference,
                 }
             ),
             flush=True,

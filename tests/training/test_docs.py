@@ -47,7 +47,6 @@ def documented_files(tiny_checkpoint, samples, tmp_path):
 
 ADAPTER = "adapter_model.safetensors"
 SMALL = ["batch_size=2", "data.pre_resize=null", "training.max_steps=2", "training.report_to=none"]
-SMALL += ["training.use_cpu=true", "training.bf16=false", "training.dataloader_num_workers=0"]
 EXAMPLES = ("examples/train_with_trainer.py", "examples/sft_with_trl.py")
 REPLACED = {"llava-uhd-v2": CLI, "python": [sys.executable]}
 REPLACED |= {"hf": [sys.executable, "-m", "huggingface_hub.cli.hf"]}

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -18,6 +19,7 @@ from llava_uhd_v2_hf.training.parameter_groups import part_of, plan_parts
 from llava_uhd_v2_hf.training.recipes import read_recipe, shipped_recipes
 from llava_uhd_v2_hf.training.stage import read_stage
 from llava_uhd_v2_hf.training.stages.finetune.recipe import FinetuneRecipe
+from llava_uhd_v2_hf.training.stages.finetune.steps import describe_steps
 from llava_uhd_v2_hf.utils import atomic
 from tests.support.finetune_data import write_samples
 from tests.support.finetune_runs import load, logged, make_recipe, train, trainer_of
@@ -63,6 +65,7 @@ def without_dtypes(values):
 def test_the_result_is_a_complete_checkpoint(pretrained, tiny_checkpoint):
     processor = AutoProcessor.from_pretrained(pretrained)
     assert processor.chat_template == AutoProcessor.from_pretrained(tiny_checkpoint).chat_template  # not the plain one
+    assert processor.image_processor.max_slices == 1  # as in the training
     for name in ("config.json", "generation_config.json"):
         ours, theirs = (
             without_dtypes(json.loads((folder / name).read_text())) for folder in (pretrained, tiny_checkpoint)
@@ -89,6 +92,16 @@ def test_the_table_of_parts_is_printed(tiny_checkpoint, samples, tmp_path, capsy
     table = capsys.readouterr().out
     assert re.search(r"window_attention\s+[\d,]+\s+[\d,]+\s+0.001\s+0", table)
     assert re.search(r"language_model\s+[\d,]+\s+frozen", table)
+
+
+def test_the_learning_rate_of_every_part_is_logged(tiny_checkpoint, samples, tmp_path):
+    more = ["lora.r=2", "parts.vision_tower.train=false", "parts.language_model.learning_rate=2e-3"]
+    more += ["training.warmup_steps=0", "training.lr_scheduler_type=linear", "training.save_steps=3"]
+    output = train("sft", tiny_checkpoint, samples, tmp_path / "out", *more)
+    for part, largest in (("window_attention", 1e-3), ("positions", 1e-3), ("language_model", 2e-3)):
+        rates = logged(output, 3, f"learning_rate_{part}")
+        assert rates == {step: pytest.approx(largest * (1 - (step - 1) / 3)) for step in (1, 2, 3)}
+    assert not logged(output, 3, "learning_rate_vision_tower")
 
 
 def test_the_dropouts_of_a_frozen_up_sampler_act_only_if_asked_to(tiny_checkpoint, samples, tmp_path):
@@ -224,6 +237,29 @@ def test_a_stream_trains_and_goes_on(tiny_checkpoint, tmp_path, monkeypatch):
 # Evaluation
 
 
+@pytest.mark.parametrize("rule", [None, "released-sequential"])
+def test_transparent_images_are_read_as_the_checkpoint_says(rule, tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    config = json.loads((model / "processor_config.json").read_text())
+    config["image_processor"]["alpha"] = "white"
+    (model / "processor_config.json").write_text(json.dumps(config))
+    ink = Image.new("RGBA", (60, 40))
+    ink.putalpha(Image.linear_gradient("L").resize((60, 40)))
+    white = Image.new("RGBA", (60, 40), "white")
+    white.alpha_composite(ink)
+    rows = []
+    for name, image in (("ink", ink), ("white", white.convert("RGB"))):
+        image.save(tmp_path / f"textvqa_{name}.png")
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a boat"}]
+        records = [{"image": f"textvqa_{name}.png", "conversations": turns}]
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+        recipe = make_recipe("sft", model, tmp_path / f"{name}.json", tmp_path / "out")
+        recipe.data.pre_resize = rule
+        trainer = trainer_of(recipe, "sft")
+        rows.append(trainer.data_collator([trainer.train_dataset[0]])["pixel_values"])
+    assert torch.equal(*rows)
+
+
 def test_exact_match_is_logged_while_it_trains(tiny_checkpoint, samples, tmp_path):
     more = [f"evaluation.data.source={samples}", "evaluation.max_new_tokens=4", "evaluation.samples=6"]
     more += ["training.eval_strategy=steps", "training.eval_steps=2", "training.per_device_eval_batch_size=4"]
@@ -269,7 +305,7 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
     lines = tmp_path / "lines.jsonl"
     lines.write_text("\n".join(json.dumps(record) for record in records))
     shutil.copytree(samples.parent, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"lines.jsonl:3: `image`: there is no file .*nowhere.png"):
+    with pytest.raises(ValueError, match=r"lines.jsonl:3, record 3 \(id 2\): `image`: there is no file .*nowhere.png"):
         train("sft", tiny_checkpoint, lines, out)
     nothing = [f"parts.{part}.train=false" for part in ("vision_tower", "window_attention", "positions")]
     with pytest.raises(ValueError, match="Nothing would be trained: set"):
@@ -287,7 +323,7 @@ def test_what_can_not_be_used_is_named_before_the_first_step(tiny_checkpoint, sa
         make_recipe("sft", tiny_checkpoint, samples, out, *more)
     with pytest.raises(ValueError, match="The section `evaluation` needs `training.eval_strategy`"):
         make_recipe("sft", tiny_checkpoint, samples, out, f"evaluation.data.source={samples}")
-    with pytest.raises(ValueError, match=r"32 samples in batches of 64 make 1 step.*would change no weight"):
+    with pytest.raises(ValueError, match="32 samples / batch 64 = 1 step, of which 1 is warm-up: it would change"):
         few = ["batch_size=64", "training.max_steps=-1", "training.num_train_epochs=1", "training.warmup_steps=0.03"]
         train("sft", tiny_checkpoint, samples, out, *few)
     with pytest.raises(ValueError, match="'steps' needs the section `evaluation`"):
@@ -318,9 +354,23 @@ def test_a_result_without_checkpoints_is_not_overwritten_by_another_recipe(
     assert {path.name: path.stat().st_mtime_ns for path in done.iterdir()} == before
 
 
-def test_warm_up_alone_is_warned_of(tiny_checkpoint, samples, tmp_path, caplog):
-    train("pretrain", tiny_checkpoint, samples, tmp_path / "out", "training.warmup_steps=3", "training.max_steps=3")
-    assert "All of the training is warm-up" in caplog.text
+@pytest.mark.parametrize(
+    ("settings", "samples", "line"),
+    [
+        ([], 30, "30 samples / batch 16 = 2 steps, of which 1 is warm-up: lower `batch_size` or raise"),
+        (["num_train_epochs=5"], 30, "/ batch 16 = 2 steps an epoch; 10 steps, of which 1 is warm-up: lower `batch_"),
+        (["num_train_epochs=30"], 30, "/ batch 16 = 2 steps an epoch; 60 steps, of which 2 are warm-up."),
+        (["max_steps=3"], 30, "2 steps an epoch; 3 steps, of which 1 is warm-up: raise `training.max_steps`"),
+        (["max_steps=100"], None, "A stream in batches of 16: 100 steps, of which 3 are warm-up."),
+        (["max_steps=1"], None, "1 step, of which 1 is warm-up: raise `training.max_steps`"),
+        (["lr_scheduler_type=constant"], 30, "= 2 steps, of which 0 are warm-up."),
+        (["warmup_steps=99", "max_steps=99"], 30, "99 steps, of which 99 are warm-up: raise `training.max_steps`"),
+    ],
+)
+def test_few_steps_are_told_with_what_to_change(settings, samples, line):
+    settings = [f"training.{setting}" for setting in [*settings, "report_to=none"]]
+    recipe = read_recipe(FinetuneRecipe, "sft-lora", settings, stage=read_stage("sft"))
+    assert line in describe_steps(recipe.training, recipe.batch_size, samples)
 
 
 def test_a_disk_that_is_too_small_is_named_in_time(tiny_checkpoint, samples, tmp_path, caplog, monkeypatch):
@@ -343,6 +393,9 @@ RELEASED = {
 }
 
 
+SLICES = {"sft-paper": 6, "sft-lora": None, "sft-qlora": None}  # None: the processor's
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "sft"])
 def test_the_shipped_recipes(stage):
     names = shipped_recipes(stage)
@@ -357,7 +410,7 @@ def test_the_shipped_recipes(stage):
             stage == "sft" and "lora" not in name,
             stage == "sft",
         )
-        assert data.max_slices == {"pretrain": 1, "sft": 6 if name == "sft-paper" else 7}[stage]
+        assert data.max_slices == (1 if stage == "pretrain" else SLICES.get(name, 7))
         assert data.label_rule == ("released-chatml" if "qwen2" in name else "template")
         if name in RELEASED:
             facts = recipe.batch_size, args.learning_rate, data.max_length, "positions" in plan, "fixups" in plan

@@ -74,7 +74,9 @@ def test_each_part_has_its_learning_rate_and_weight_decay(tiny_checkpoint):
     groups = optimizer_groups(model, plan, decayed)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {
-        names[parameter]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in groups.values()
+        for parameter in group["params"]
     }
     assert found["model.language_model.layers.0.self_attn.q_proj.weight"] == (1e-3, 0.5)
     assert found["model.language_model.norm.weight"] == (1e-3, 0)

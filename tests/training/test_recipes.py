@@ -49,7 +49,9 @@ def test_sections_become_dataclasses_and_overrides_win(read):
         ("layer: 2", [], "unknown key `layer`; did you mean `layers`"),
         ("layers: 1", ["oven.temprature=9"], "unknown key `oven.temprature`; did you mean `oven.temperature`"),
         ("layers: 1", ["minutes=9"], "unknown key `minutes`; did you mean `oven.minutes`"),
+        ("layers: 1", ["oven.name=9"], "unknown key `oven.name`; did you mean `name`?"),
         ("layers: 1", ["qqqqqqq=9"], "known: name, layers, iced, oven"),
+        ("layers: 1", ["oven.tint=9"], "known: oven.temperature, oven.rack, oven.minutes"),
         ("layers: two", [], "`layers`='two' can't be used; it must be int"),
         ("oven: {rack: bottom}", [], "`oven.rack`='bottom' can't be used; it must be 'top' or 'middle'"),
         ("oven: {minutes: 1.5}", [], "must be int or null"),
@@ -97,7 +99,9 @@ def test_the_paper_s_recipe_is_the_plain_reconstruction():
         ("upsampler.steps=4", "`upsampler.steps`=4 can't be used; it must be 1 or 2 or 3"),
         ("training.max_steps=0", "`training.max_steps` must be at least 1"),
         ("training.max_step=5", "did you mean `training.max_steps`"),
-        ("learning_rate=1", "did you mean `training.learning_rate`"),
+        ("learning_rate=1", "did you mean `training.learning_rate`?"),
+        ("training.outputdir=x", "did you mean `training.output_dir`?"),
+        ("training.foo=1", "keys, none with a similar name"),
     ],
 )
 def test_values_out_of_range_are_named(setting, message):

@@ -107,27 +107,35 @@ def test_an_empty_folder_is_taken_and_others_are_refused(tmp_path, monkeypatch):
         pass
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file exists and is not an empty folder"):
-        prepare_folder(tmp_path / "file", "key")
+        prepare_folder(tmp_path / "file")
     (tmp_path / "mount").mkdir()
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mount")
     with pytest.raises(ValueError, match="mount is a mount point"):
-        prepare_folder(tmp_path / "mount", "key")
+        prepare_folder(tmp_path / "mount")
     assert names(tmp_path) == ["file", "mount", "output", "output/key"]
 
 
 def test_left_overs_of_dead_processes_are_removed(tmp_path, capsys):
     host, dead = socket.gethostname(), dead_process()
     kept = [f"output.{host}.{os.getppid()}.partial", f"output.elsewhere.{dead}.partial", "output.partial", "other"]
-    removed = [f"output.{host}.{dead}.partial", f"output.{host}.{os.getpid()}.partial", "output"]
+    removed = [f"output.{host}.{dead}.partial", f"output.{host}.{os.getpid()}.partial"]
     for name in kept + removed:
         (tmp_path / name).mkdir()
-    (tmp_path / "output/config.json.partial").write_text("{}")
-    prepare_folder(tmp_path / "output", "config.json")
+    prepare_folder(tmp_path / "output")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    assert capsys.readouterr().out.count("left by a run that did not finish") == 3
+    assert capsys.readouterr().out.count("left by a run that did not finish") == 2
 
 
-def test_a_killed_folder_has_no_key_file(tmp_path):
+def test_a_folder_with_files_is_never_removed(tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/config.json.partial").write_text("{}")
+    (tmp_path / "output/thesis.tex").write_text("years")
+    with pytest.raises(ValueError, match="not an empty folder"):
+        prepare_folder(tmp_path / "output")
+    assert texts(tmp_path / "output") == {"config.json.partial": "{}", "thesis.tex": "years"}
+
+
+def test_a_killed_folder_is_complete_or_has_no_key_file(tmp_path):
     output = tmp_path / "output"
 
     def write():
@@ -136,7 +144,8 @@ def test_a_killed_folder_has_no_key_file(tmp_path):
             (folder / "other").touch()
 
     def check():
-        assert not [name for name in names(tmp_path) if name.endswith("/key")]
+        found = names(tmp_path)
+        assert all(f"{name.removesuffix('key')}other" in found for name in found if name.endswith("/key"))
 
     assert kill_at_every_step(write, check) >= 2
     assert names(tmp_path) == ["output", "output/key", "output/other"]

@@ -11,8 +11,9 @@ from .ask import ask, demo
 from .conversion import assemble, convert, convert_lora, export_released, verify
 from .hub import export, push
 from .pictures import inspect, visualize
+from .quiet import quietly
 from .serving import serve
-from .support import errors_in_one_line
+from .support import SeveralValues, errors_in_one_line
 from .training import data, merge, train
 
 
@@ -36,8 +37,8 @@ for command in (
     *(ask, inspect, export, push, visualize, demo, serve, merge),
     *(convert, verify, assemble, export_released, convert_lora),
 ):
-    app.command()(command)
-app.command(no_args_is_help=True)(train)
+    app.command(cls=SeveralValues)(quietly(command))
+app.command(no_args_is_help=True)(quietly(train))
 app.add_typer(data, name="data")
 
 

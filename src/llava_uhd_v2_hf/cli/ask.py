@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from .support import MaxNewTokens, MaxSlices, errors_in_one_line
+from .support import AlphaOption, MaxNewTokens, MaxSlices, errors_in_one_line, set_alpha
 
 
 def ask(
     model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint or an adapter.", show_default=False)],
-    image: Annotated[list[Path], typer.Option(help="Image file; repeat it for several.", show_default=False)],
+    image: Annotated[list[str], typer.Option(help="Images: files or http(s) URLs, also several.", show_default=False)],
     question: Annotated[
         str | None, typer.Argument(help="The question; without one, a chat on standard input.", show_default=False)
     ] = None,
     max_new_tokens: MaxNewTokens = 512,
     max_slices: MaxSlices = None,
+    alpha: AlphaOption = None,
 ) -> None:
     """Answer questions about images, word by word."""
     with errors_in_one_line():
@@ -30,7 +31,8 @@ def ask(
 
         check_checkpoint(model)
         processor = AutoProcessor.from_pretrained(model)
-        pictures = [read_image(path, processor.image_processor.max_image_pixels) for path in image]
+        set_alpha(processor.image_processor, alpha)
+        pictures = [read_image(source, processor.image_processor) for source in image]
         chat = Chat(load_network(model), processor, pictures, max_slices)
         streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         for line in [question] if question is not None else read_questions():
@@ -57,7 +59,7 @@ def demo(
         list[str], typer.Option(help="Folder or Hub id of a checkpoint or an adapter; repeat it.", show_default=False)
     ],
     example: Annotated[
-        list[Path] | None, typer.Option(help="Image file that the page offers; repeat it.", show_default=False)
+        list[Path] | None, typer.Option(help="Image file that the page offers, or several.", show_default=False)
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port.", show_default="the first from 7860 that is free")

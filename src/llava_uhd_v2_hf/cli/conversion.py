@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..conversion.released_defaults import KNOWN_VISION_TOWER, MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from ..conversion.released_defaults import KNOWN_VISION_TOWER, MAX_SLICES
 from .support import errors_in_one_line
 
 
@@ -74,7 +74,8 @@ def assemble(
         str, typer.Argument(help="Folder or Hub id of a CLIP, SigLIP or DINOv2 model.", show_default=False)
     ],
     text_model: Annotated[
-        str, typer.Argument(help="Folder or Hub id of a causal language model.", show_default=False)
+        str,
+        typer.Argument(help="Folder, Hub id or GGUF file of a causal language model.", show_default=False),
     ],
     output: Output,
     vdim: Annotated[
@@ -92,10 +93,20 @@ def assemble(
     token_layout: Annotated[
         Literal["spatial", "sequential"], typer.Option(help="Order of an image's tokens.")
     ] = "spatial",
-    row_separator_id: Annotated[int, typer.Option(help="Token whose embedding ends a row.")] = ROW_SEPARATOR_ID,
+    row_separator_id: Annotated[
+        int | None, typer.Option(help="Token whose embedding ends a row.", show_default="the tokenizer's newline")
+    ] = None,
     slice_separator_id: Annotated[
-        int, typer.Option(help="Token whose embedding separates slices.")
-    ] = SLICE_SEPARATOR_ID,
+        int | None, typer.Option(help="Token whose embedding separates slices.", show_default="the tokenizer's comma")
+    ] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="own|vicuna|qwen2|plain|FILE",
+            help="Format of conversations: the language model's own, a released one, or a file in Jinja.",
+            show_default="own, or vicuna or qwen2 where a Llama or Qwen2 has none that can be used",
+        ),
+    ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of all weights.", show_default="that of the language model")
     ] = None,
@@ -119,6 +130,7 @@ def assemble(
             token_layout=token_layout,
             row_separator_id=row_separator_id,
             slice_separator_id=slice_separator_id,
+            chat_template=chat_template,
             dtype=dtype,
             seed=seed,
         )

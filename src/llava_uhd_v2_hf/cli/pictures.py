@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from .support import MaxNewTokens, MaxSlices, errors_in_one_line
+from .support import AlphaOption, MaxNewTokens, MaxSlices, errors_in_one_line, set_alpha
+
+
+OneImage = Annotated[str, typer.Option(help="Image file or http(s) URL.", show_default=False)]
 
 
 def inspect(
-    image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
+    image: OneImage,
     out: Annotated[
         Path | None, typer.Option(help="Picture of slices, overview and tokens to write.", show_default=False)
     ] = None,
@@ -18,6 +21,7 @@ def inspect(
     model: Annotated[
         str | None, typer.Option(help="Folder of a converted checkpoint, or its Hub id.", show_default="6 slices, 7B")
     ] = None,
+    alpha: AlphaOption = None,
 ) -> None:
     """Show how an image is cut, the order of its tokens, and about how much memory it takes."""
     with errors_in_one_line():
@@ -33,7 +37,8 @@ def inspect(
         if out is not None:
             check_suffix(out)
         image_processor, config = load_image_settings(model)
-        picture = read_image(image, image_processor.max_image_pixels)
+        set_alpha(image_processor, alpha)
+        picture = read_image(image, image_processor)
         inspection = inspect_image(picture, image_processor, config, max_slices)
         if out is not None:
             save_picture(draw_inspection(inspection), out)
@@ -50,7 +55,7 @@ def inspect(
 
 
 def visualize(
-    image: Annotated[Path, typer.Option(help="Image file.", show_default=False)],
+    image: OneImage,
     out: Annotated[Path, typer.Option(help="Picture to write.", show_default=False)],
     what: Annotated[Literal["slices", "pyramid", "attention"], typer.Option(help="What to draw.")] = "pyramid",
     model: Annotated[
@@ -60,7 +65,7 @@ def visualize(
             show_default="the 7B model without weights: its slices, and the pixels that guide its pyramid",
         ),
     ] = None,
-    question: Annotated[str | None, typer.Option(help="What to ask, for attention.", show_default=False)] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask, for attention alone.", show_default=False)] = None,
     token: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +75,7 @@ def visualize(
     ] = None,
     max_new_tokens: MaxNewTokens = 512,
     max_slices: MaxSlices = None,
+    alpha: AlphaOption = None,
 ) -> None:
     """Draw how a model sees an image: its slices, its pyramids of features, or where it looks while it answers."""
     with errors_in_one_line():
@@ -84,19 +90,19 @@ def visualize(
 
             if model is None or not question:
                 raise ValueError("A picture of the attention needs --model and --question.")
-            picture, answer = explain_answer(image, model, question, token, max_new_tokens, max_slices)
+            picture, answer = explain_answer(image, model, question, token, max_new_tokens, max_slices, alpha)
             save_picture(picture, out)
             typer.echo(answer)
             return
-        if question is not None or token is not None:
-            raise ValueError(f"--question and --token belong to --what attention, not to --what {what}.")
         if what == "slices":
             image_processor, config = load_image_settings(model)
-            picture = read_image(image, image_processor.max_image_pixels)
+            set_alpha(image_processor, alpha)
+            picture = read_image(image, image_processor)
             save_picture(draw_inspection(inspect_image(picture, image_processor, config, max_slices)), out)
         else:
             from ..pictures.pyramid import draw_pyramid, load_pyramid
 
             parts = load_pyramid(model)
-            picture = read_image(image, parts.image_processor.max_image_pixels)
+            set_alpha(parts.image_processor, alpha)
+            picture = read_image(image, parts.image_processor)
             save_picture(draw_pyramid(picture, parts, max_slices), out)

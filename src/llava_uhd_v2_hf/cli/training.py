@@ -25,13 +25,20 @@ def train(
 ) -> None:
     """Train a model or a part of it by a recipe; started again, it resumes from its last checkpoint.
 
+    Without a GPU it trains on the CPU. Ctrl-C saves a checkpoint first.
+
     vdim pre-trains the up-sampler for a vision tower; pretrain (stage 1) trains the window attention on captions; sft
     (stage 2) fine-tunes on conversations, in full or by LoRA.
     """
     with errors_in_one_line():
         from ..training.families import train as run_stage
 
-        path = run_stage(stage, recipe, settings or ())
+        try:
+            path = run_stage(stage, recipe, settings or ())
+        except KeyboardInterrupt as interrupt:
+            leave_process_group()
+            typer.echo(str(interrupt) or "Interrupted before the training began.", err=True)
+            raise typer.Exit(getattr(interrupt, "exit_code", 130)) from interrupt
         leave_process_group()
         typer.echo(f"Saved: {path}")
 

@@ -6,10 +6,12 @@ file, ours (`llava-uhd-v2 train vdim`) or the authors', and the authors' project
 tensor, the projector's is taken.
 """
 
+import importlib.util
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +30,13 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.json_files import read_json
+from .chat_templates import ChatTemplate, choose_chat_template, end_tokens
+from .config_checks import check_config_values, config_errors
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
     names_by_value,
-    read_json,
     small_files,
     write_record,
 )
@@ -41,11 +45,14 @@ from .processor_files import (
     build_generation_config,
     build_processor,
     copy_sentencepiece,
+    gguf_options,
     load_tokenizer,
+    separator_ids,
 )
 from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .sources import Source, open_source, repositories
-from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
+from .stored_tensors import FileStates
+from .weight_files import LazyTensor, LoadedWeights, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     PROJECTOR,
     UPSAMPLER,
@@ -80,8 +87,11 @@ class AssemblyOptions:
         num_query_sets: sets of queries: 4 in the released checkpoints, 1 in the paper.
         max_slices: of an image, by default: 9 in the released checkpoints, 6 in the paper.
         token_layout: order of an image's tokens.
-        row_separator_id: token of the text model whose embedding ends a row.
-        slice_separator_id: token of the text model whose embedding separates slices.
+        row_separator_id: token of the text model whose embedding ends a row; None for its newline, or for that of the
+            released checkpoints with a `projector`, which was trained with it.
+        slice_separator_id: token of the text model whose embedding separates slices; None for its comma, likewise.
+        chat_template: `"own"`, the text model's; `"vicuna"`, `"qwen2"`, `"plain"`; or a file in Jinja. None for the
+            text model's, or where it has none that can be used, that of the released checkpoint of its type.
         dtype: of all weights; by default that of the text model's.
         seed: of the new weights' random numbers.
     """
@@ -94,8 +104,9 @@ class AssemblyOptions:
     num_query_sets: int = 4
     max_slices: int = MAX_SLICES
     token_layout: Literal["spatial", "sequential"] = "spatial"
-    row_separator_id: int = ROW_SEPARATOR_ID
-    slice_separator_id: int = SLICE_SEPARATOR_ID
+    row_separator_id: int | None = None
+    slice_separator_id: int | None = None
+    chat_template: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     seed: int = 0
 
@@ -108,18 +119,19 @@ class AssemblyOptions:
             "num_query_sets": self.num_query_sets,
         }
 
-    def layout_values(self) -> dict[str, Any]:
+    def layout_values(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Returns the keys of config.json that say how tokens are ordered and separated."""
-        return {
-            "token_layout": self.token_layout,
-            "row_separator_id": self.row_separator_id,
-            "slice_separator_id": self.slice_separator_id,
-        }
+        row, slice_ = self.row_separator_id, self.slice_separator_id
+        if None in (row, slice_):
+            released = (ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID)
+            own_row, own_slice = separator_ids(tokenizer) if self.projector is None else released
+            row, slice_ = own_row if row is None else row, own_slice if slice_ is None else slice_
+        return {"token_layout": self.token_layout, "row_separator_id": row, "slice_separator_id": slice_}
 
     def recorded(self) -> dict[str, Any]:
-        """Returns the options that conversion.json lists; files are among its sources."""
-        rest = {"max_slices": self.max_slices, "dtype": self.dtype, "seed": self.seed}
-        return self.projector_values() | self.layout_values() | rest
+        """Returns the options that conversion.json lists, as given; files are among its sources."""
+        names = ("token_layout", "row_separator_id", "slice_separator_id", "max_slices", "dtype", "seed")
+        return self.projector_values() | {name: getattr(self, name) for name in names}
 
 
 def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, options: AssemblyOptions) -> None:
@@ -127,47 +139,57 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
 
     Args:
         vision_tower: folder or Hub id of a CLIP (whole, or its vision part), SigLIP or DINOv2 model.
-        text_model: folder or Hub id of a causal language model and its tokenizer.
+        text_model: folder or Hub id of a causal language model and its tokenizer; or a GGUF file that transformers
+            loads, or a folder that has one and no config.json.
         output: folder to write; it must not exist, or be empty.
         options: pre-trained parts and shape.
 
     Raises:
+        ModuleNotFoundError: if the text model is a GGUF file, and gguf is not installed.
         OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if `output` is in use, or a part is missing, unreadable, not supported
             or does not fit the others. Nothing is left in `output` then.
     """
     output = output.resolve()
-    prepare_folder(output, "config.json")
+    prepare_folder(output)
     tower, text = open_source(vision_tower), open_source(text_model)
     checkpoints = {"vision_tower": tower, "text_model": text}
     config, tokenizer, text_rows = build_assembled_config(tower, text, options)
+    template = choose_chat_template(tokenizer, config.text_config.model_type, options.chat_template)
+    tokenizer.chat_template = template.source
+    states = FileStates(path for checkpoint in checkpoints.values() for path in _small_files(checkpoint))
     for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
     shapes = model_shapes(config)
-    files, rules = open_parts(text.folder, options.vdim, options.projector, shapes, text_rows, config)
+    files, rules = open_parts(text, options.vdim, options.projector, shapes, text_rows, config)
     files = {"vision_tower": WeightFiles.from_folder(tower.folder), **files}
     text_names = {name for rule in rules["text_model"] for name in rule.released}
     config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, options.dtype)
     new = {"initialised": initial_projector(config, options.seed), "vision_tower": load_tower(tower.folder, config)}
     tensors, origins = gather_tensors(new, files, rules, shapes, config.dtype)
     check_free_space(output, total_size(tensors, config.dtype) + SPARE_BYTES)
+    print(describe_format(template, config, tokenizer))
     print(", ".join(f"{count} tensors: {origin}" for origin, count in Counter(origins.values()).items()) + ".")
 
     with atomic_folder(output, "config.json") as partial:
         hashes = write_shards(partial, {name: tensors[name] for name in shapes}, config.dtype)
-        build_generation_config(text.folder, config, tokenizer, text_rows).save_pretrained(partial)
+        values_from = text.folder if text.gguf_file is None else None
+        ends = [tokenizer.convert_tokens_to_ids(token) for token in end_tokens(template.source, tokenizer)]
+        build_generation_config(values_from, config, tokenizer, text_rows, ends).save_pretrained(partial)
         values = {"max_slices": options.max_slices, **_normalisation(tower.folder)}
         build_processor(config, tokenizer, **values).save_pretrained(partial)
-        copy_sentencepiece(text.folder, partial)
+        if text.gguf_file is None:
+            copy_sentencepiece(text.folder, partial)
         config.to_json_file(partial / f"config.json{PARTIAL}")
         write_record(
             partial,
             command="llava-uhd-v2 assemble",
-            options=options.recorded(),
+            options=options.recorded() | {"chat_template": template.name},
             sources=_source_files(files, checkpoints),
             hashes=hashes,
             repositories=repositories(checkpoints),
             initialised=names_by_value(origins).get("initialised", []),
+            states=[states, *(weights.states for weights in files.values())],
         )
     print(f"Saved in {output}.")
 
@@ -187,12 +209,12 @@ def build_assembled_config(
     vision_config, text_config = _load_config(tower, "vision_config"), _load_config(text)
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
-            f"Expected a causal language model in {text.name}, but its config.json says "
-            f"`model_type`={text_config.model_type!r}; give the folder or Hub id of one."
+            f"Expected a causal language model in {text.name}, but its configuration says "
+            f"`model_type`={text_config.model_type!r}; give the folder, Hub id or GGUF file of one."
         )
     for checkpoint in (tower, text):
         checkpoint.fetch_small_files()
-    tokenizer = load_tokenizer(text.folder, text_config)
+    tokenizer = load_tokenizer(text.folder, text_config, text.gguf_file)
     text_rows = text_config.vocab_size
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     text_config.vocab_size = max(text_rows, image_token_id + 1)
@@ -202,31 +224,46 @@ def build_assembled_config(
         projector_config=options.projector_values(),
         image_token_id=image_token_id,
         architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
-        **options.layout_values(),
+        **options.layout_values(tokenizer),
     )
     return config, tokenizer, text_rows
 
 
-def _source_files(files: dict[str, WeightFiles], checkpoints: dict[str, Source]) -> dict[str, Path]:
+def describe_format(template: ChatTemplate, config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Says which chat template and separators were taken."""
+    chosen = template.name if not template.reason else f"{template.name}. {template.reason}".rstrip(".")
+    row, slice_ = (
+        f"{tokenizer.decode([token])!r} ({token})" for token in (config.row_separator_id, config.slice_separator_id)
+    )
+    return f"Chat template: {chosen}.\nRows end with {row}, slices with {slice_}."
+
+
+def _source_files(files: dict[str, WeightFiles | LoadedWeights], checkpoints: dict[str, Source]) -> dict[str, Path]:
     """Returns every file that was read, by its part and name."""
     sources = {f"{part}/{path.name}": path for part, weights in files.items() for path in weights.paths}
     for part, checkpoint in checkpoints.items():
-        sources |= {f"{part}/{path.name}": path for path in small_files(checkpoint.folder)}
+        sources |= {f"{part}/{path.name}": path for path in _small_files(checkpoint)}
     return sources
 
 
+def _small_files(checkpoint: Source) -> list[Path]:
+    """Returns configuration and tokenizer files; none of a GGUF file's folder, which are not part of it."""
+    return [] if checkpoint.gguf_file is not None else small_files(checkpoint.folder)
+
+
 def open_parts(
-    text_model: Path,
+    text: Source,
     vdim: Path | None,
     projector: Path | None,
     shapes: dict[str, list[int]],
     text_rows: int,
     config: LlavaUhdV2Config,
-) -> tuple[dict[str, WeightFiles], dict[str, list[Rule]]]:
+) -> tuple[dict[str, WeightFiles | LoadedWeights], dict[str, list[Rule]]]:
     """Opens the files of every part that is read tensor by tensor; returns them and the rules for their names.
 
     Args:
-        text_model, vdim, projector: of [`assemble`].
+        text: the language model.
+        vdim, projector: of [`assemble`].
         shapes: of our tensors.
         text_rows: of the embeddings of the language model as it is.
         config: of the model.
@@ -234,7 +271,7 @@ def open_parts(
     Raises:
         ValueError: if a part is missing or unreadable, or doesn't fit the others.
     """
-    files = {"text_model": WeightFiles.from_folder(text_model)}
+    files: dict[str, WeightFiles | LoadedWeights] = {"text_model": open_text_weights(text)}
     rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), config.text_config)}
     if vdim is not None:
         files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
@@ -245,9 +282,17 @@ def open_parts(
     return files, rules
 
 
+def open_text_weights(text: Source) -> WeightFiles | LoadedWeights:
+    """Opens the weights of the language model; those of a GGUF file are dequantised into memory, in float32."""
+    if text.gguf_file is None:
+        return WeightFiles.from_folder(text.folder)
+    load = partial(AutoModelForCausalLM.from_pretrained, text.folder, gguf_file=text.gguf_file)
+    return LoadedWeights([text.folder / text.gguf_file], lambda: load().state_dict())
+
+
 def gather_tensors(
     new: dict[str, dict[str, torch.Tensor]],
-    files: dict[str, WeightFiles],
+    files: dict[str, WeightFiles | LoadedWeights],
     rules: dict[str, list[Rule]],
     shapes: dict[str, list[int]],
     dtype: torch.dtype,
@@ -267,8 +312,14 @@ def gather_tensors(
 
 
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
-    read_json(checkpoint.folder / "config.json")
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    path = checkpoint.folder / (checkpoint.gguf_file or "config.json")
+    if checkpoint.gguf_file is None:
+        check_config_values(read_json(path), str(path))
+    elif importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError(f"{path} is a GGUF file, which gguf reads.", name="gguf")
+    values = gguf_options(checkpoint.gguf_file)
+    with config_errors(str(path)):
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, **values)
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config

@@ -2,11 +2,12 @@
 """Converts a released LLaVA-UHD v2 checkpoint to a complete folder that transformers loads.
 
 The source holds config.json, safetensors or .bin shards and, unless skipped, the tokenizer. Tensors go from
-memory-mapped shards into new ones piece by piece. The output appears when it is complete, with the checksums of
+shards into new ones piece by piece. The output appears when it is complete, with the checksums of
 everything in its conversion.json.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,10 @@ from torch import Tensor
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
-from .output_folder import (
-    SPARE_BYTES,
-    names_by_value,
-    read_json,
-    small_files,
-    write_record,
-)
+from ..utils.json_files import read_json
+from .chat_templates import FALLBACKS, NAMED_TEMPLATES
+from .config_checks import check_config_sizes
+from .output_folder import SPARE_BYTES, names_by_value, small_files, write_record
 from .processor_files import (
     IMAGE_TOKEN,
     build_generation_config,
@@ -31,9 +29,11 @@ from .processor_files import (
 )
 from .released_config import build_config, build_text_config, build_vision_config
 from .sources import open_source, repositories
+from .stored_tensors import FileStates
 from .weight_files import (
     FLOATING_DTYPES,
     LazyTensor,
+    LoadedWeights,
     WeightFiles,
     dtype_name,
     split_into_pieces,
@@ -69,20 +69,25 @@ def convert_checkpoint(
             unknown, not supported or not finite. Nothing is left in `output` then.
     """
     output = output.resolve()
-    prepare_folder(output, "config.json")
+    prepare_folder(output)
     checkpoint = open_source(source)
     folder = checkpoint.folder
+    place = str(folder / "config.json")
     values = read_json(folder / "config.json")
-    text_config = build_text_config(values)
+    text_config = build_text_config(values, place)
     released_rows = text_config.vocab_size
     checkpoint.fetch_small_files()
+    states = FileStates(small_files(folder))
     tokenizer = None if skip_tokenizer else load_tokenizer(folder, text_config)
+    if tokenizer is not None and "endgeneration" not in (tokenizer.chat_template or ""):  # not one of ours
+        tokenizer.chat_template = NAMED_TEMPLATES[FALLBACKS[text_config.model_type]]
     image_token_id = released_rows if tokenizer is None else tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     text_config.vocab_size = max(released_rows, image_token_id + 1)
     config = build_config(values, text_config, build_vision_config(values, vision_config), image_token_id)
 
     checkpoint.fetch_weights()
     weights = WeightFiles.from_folder(folder)
+    check_config_sizes(values, weights.shapes, place)
     shapes = model_shapes(config)
     if config.tie_word_embeddings:
         _refuse_untied_head(weights)
@@ -113,6 +118,7 @@ def convert_checkpoint(
             hashes=hashes,
             repositories=repositories({"source": checkpoint}),
             unused=names_by_value(plan.unused),
+            states=[states, weights.states],
         )
     print(f"Saved in {output}.")
 
@@ -132,7 +138,11 @@ def released_names(plan: WeightPlan) -> list[str]:
 
 def _refuse_untied_head(weights: WeightFiles) -> None:
     embeddings, head = "model.embed_tokens.weight", "lm_head.weight"
-    if {embeddings, head} <= weights.shapes.keys() and not torch.equal(weights.read(embeddings), weights.read(head)):
+    if not {embeddings, head} <= weights.shapes.keys():
+        return
+    if weights.shapes[embeddings] != weights.shapes[head] or not all(
+        torch.equal(ours, other) for ours, other in zip(weights.pieces(embeddings), weights.pieces(head), strict=True)
+    ):
         raise ValueError(
             f"config.json ties the embeddings, but `{head}` differs from `{embeddings}`; set "
             "`tie_word_embeddings` to false."
@@ -165,7 +175,9 @@ def widest_dtype(dtypes: dict[str, str]) -> torch.dtype:
     return choose_dtype(dtypes, None if len(set(dtypes.values())) == 1 else "float32")
 
 
-def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[int], dtype: torch.dtype) -> LazyTensor:
+def converted_tensor(
+    weights: WeightFiles | LoadedWeights, rule: Rule, name: str, shape: list[int], dtype: torch.dtype
+) -> LazyTensor:
     """Returns one of our tensors, by its rule, with the rows that are to be added to embeddings.
 
     Args:
@@ -176,23 +188,37 @@ def converted_tensor(weights: WeightFiles, rule: Rule, name: str, shape: list[in
         dtype: in which it will be written.
     """
 
-    def read() -> list[Tensor]:
-        tensor = rule.to_ours([weights.read(released) for released in rule.released])[name]
-        return [tensor, new_rows(name, tensor, shape[0] - len(tensor), dtype)]
+    def read() -> Iterator[Tensor]:
+        if rule.operation == "rename":
+            [released] = rule.released
+            yield from weights.pieces(released)
+            if count := shape[0] - weights.shapes[released][0]:
+                yield new_rows(name, weights.pieces(released), [count, *shape[1:]], dtype)
+        else:
+            yield rule.to_ours([weights.read(released) for released in rule.released])[name]
 
     return LazyTensor(shape, read, rule.released)
 
 
-def new_rows(name: str, table: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """Returns rows to add to an embedding table, (count, d).
+def new_rows(name: str, table: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Returns rows to add to an embedding table.
 
     Those of the input embeddings are the mean of the others, so that no other row equals them; those of the output
     embeddings are zero, so that no other logit changes.
+
+    Args:
+        name: of our table.
+        table: its other rows, in any number of parts.
+        shape: (rows to add, d).
+        dtype: of the rows.
     """
-    if count == 0 or name != INPUT_EMBEDDINGS:
-        return torch.zeros(count, *table.shape[1:], dtype=dtype)
-    total = sum(piece.sum(0, dtype=torch.float64) for piece in split_into_pieces([table], dtype))
-    return (total / len(table)).to(dtype).expand(count, -1)
+    if name != INPUT_EMBEDDINGS:
+        return torch.zeros(*shape, dtype=dtype)
+    total, rows = torch.zeros(shape[1], dtype=torch.float64), 0
+    for piece in split_into_pieces(table, dtype):
+        total += piece.sum(0, dtype=torch.float64)
+        rows += len(piece)
+    return (total / rows).to(dtype).expand(*shape)
 
 
 __all__ = ["convert_checkpoint"]

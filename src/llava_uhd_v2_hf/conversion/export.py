@@ -17,11 +17,12 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.json_files import read_json
+from .config_checks import check_config_sizes, check_config_values, config_errors
 from .convert import new_rows, widest_dtype
 from .output_folder import (
     SPARE_BYTES,
     names_by_value,
-    read_json,
     small_files,
     write_json,
     write_record,
@@ -36,6 +37,7 @@ from .processor_files import (
 from .released_config import released_values
 from .released_defaults import KNOWN_VISION_TOWER
 from .sources import Source, open_source, repositories
+from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     INPUT_EMBEDDINGS,
@@ -71,12 +73,14 @@ def export_checkpoint(source: str | Path, output: Path, *, vision_tower: str = f
             or the released code cannot compute such a model. Nothing is left in `output` then.
     """
     output = output.resolve()
-    prepare_folder(output, "config.json")
+    prepare_folder(output)
     checkpoint = open_source(source)
     config = read_config(checkpoint)
     checkpoint.fetch_weights()
     folder = checkpoint.folder
+    states = FileStates(small_files(folder))
     weights = WeightFiles.from_folder(folder)
+    check_config_sizes(config.to_dict(), weights.shapes, str(folder / "config.json"))
     refuse_other_tensors(weights, model_shapes(config))
     config.dtype = widest_dtype(weights.dtypes)
     rows = count_source_rows(weights, config)
@@ -96,6 +100,7 @@ def export_checkpoint(source: str | Path, output: Path, *, vision_tower: str = f
             hashes=hashes,
             repositories=repositories({"source": checkpoint}),
             filled=names_by_value({name: origin for name, origin in origins.items() if origin != OURS}),
+            states=[states, weights.states],
         )
     _report(origins, config.text_config.vocab_size - rows)
     if config.text_config.model_type == "llama" and not (output / SENTENCEPIECE_NAME).is_file():
@@ -109,13 +114,17 @@ def read_config(checkpoint: Source) -> LlavaUhdV2Config:
     Raises:
         ValueError: if it is not one.
     """
-    model_type = read_json(checkpoint.folder / "config.json").get("model_type")
+    place = str(checkpoint.folder / "config.json")
+    values = read_json(checkpoint.folder / "config.json")
+    model_type = values.get("model_type")
     if model_type != LlavaUhdV2Config.model_type:
         raise ValueError(
             f"Expected a checkpoint of type `{LlavaUhdV2Config.model_type}` in {checkpoint.name}, but its config.json "
             f"says `model_type`={model_type!r}; convert a released one with `llava-uhd-v2 convert` first."
         )
-    return LlavaUhdV2Config.from_pretrained(checkpoint.folder)
+    check_config_values(values, place)
+    with config_errors(place):
+        return LlavaUhdV2Config.from_pretrained(checkpoint.folder)
 
 
 def refuse_other_tensors(weights: WeightFiles, shapes: dict[str, list[int]]) -> None:
@@ -146,7 +155,7 @@ def count_source_rows(weights: WeightFiles, config: LlavaUhdV2Config) -> int:
     used_rows = int(differs[-1]) + 1 if len(differs) else rows
     for name in tables:
         table = weights.read(name)
-        added = new_rows(name, table[:used_rows], rows - used_rows, table.dtype)
+        added = new_rows(name, [table[:used_rows]], [rows - used_rows, *table.shape[1:]], table.dtype)
         if not torch.equal(table[used_rows:], added):
             return rows
     return used_rows

@@ -14,21 +14,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..inference.checkpoints import lasting_name
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.json_files import read_json
+from ..utils.plain_names import check_inside
+from .config_checks import config_errors
 from .convert import converted_tensor, widest_dtype
 from .export import read_config
 from .output_folder import (
     SPARE_BYTES,
     names_by_value,
-    read_json,
     small_files,
     write_json,
     write_record,
 )
 from .processor_files import PROCESSOR_FILES
 from .sources import open_source, repositories
+from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
 from .weight_map import (
     PREFIXES,
@@ -44,6 +48,7 @@ from .weight_map import (
 
 ADAPTER_CONFIG, ADAPTER_STEM, FULL_PARTS = "adapter_config.json", "adapter_model", "non_lora_trainables.bin"
 PEFT_PREFIX = "base_model.model."
+TASK_TYPE = "CAUSAL_LM"  # PEFT has none of its own for models that see images
 ADAPTER_PARTS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 # Keys of adapter_config.json that name modules or change what a name means, and the one value that is read.
 FIXED_VALUES: dict[str, Any] = {
@@ -71,7 +76,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
             unknown, or does not fit `base`. Nothing is left in `output` then.
     """
     source, output = source.resolve(), output.resolve()
-    prepare_folder(output, ADAPTER_CONFIG)
+    prepare_folder(output)
     values = read_json(source / ADAPTER_CONFIG)
     for key, value in FIXED_VALUES.items():
         if (values.get(key, value) or None) != (value or None):
@@ -79,12 +84,13 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
     checkpoint = open_source(base)
     config = read_config(checkpoint)
     checkpoint.fetch_small_files()
-    with torch.device("meta"):
+    small = FileStates([source / ADAPTER_CONFIG, *small_files(checkpoint.folder)])
+    with config_errors(str(checkpoint.folder / "config.json")), torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
 
     adapter = WeightFiles.from_folder(source, (ADAPTER_STEM, ADAPTER_STEM))
     tensors, targets = adapter_tensors(adapter, model)
-    dtypes, paths = dict(adapter.dtypes), [*adapter.paths]
+    dtypes, paths, states = dict(adapter.dtypes), [*adapter.paths], [small, adapter.states]
     rules: list[Rule] = []
     unused: dict[str, str] = {}
     modules: list[str] = []
@@ -94,6 +100,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
         dtypes |= {name: full.dtypes[name] for rule in rules for name in rule.released}
         modules = complete_modules(model, {name for rule in rules for name in rule.ours})
         paths += full.paths
+        states.append(full.states)
     dtype, shapes = widest_dtype(dtypes), model_shapes(config)
     for rule in rules:
         for name in rule.ours:
@@ -105,15 +112,16 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
         hashes = write_file(folder / f"{ADAPTER_STEM}.safetensors", tensors, dtype)
         for path in small_files(checkpoint.folder):
             if path.name in PROCESSOR_FILES:
+                check_inside(path, checkpoint.folder)
                 shutil.copyfile(path, folder / path.name)
         write_json(
             folder / f"{ADAPTER_CONFIG}{PARTIAL}",
             values
             | {
-                "base_model_name_or_path": str(base),
+                "base_model_name_or_path": lasting_name(str(base)),
                 "modules_to_save": modules or None,
                 "target_modules": targets,
-                "task_type": None,
+                "task_type": TASK_TYPE,
             },
         )
         write_record(
@@ -124,6 +132,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
             hashes=hashes,
             repositories=repositories({"base": checkpoint}),
             unused=names_by_value(unused),
+            states=states,
         )
     print(f"Saved in {output}.")
 

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -13,28 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from ..utils.atomic import PARTIAL
+from .stored_tensors import FileStates
 
 
 RECORD_NAME = "conversion.json"
 SPARE_BYTES = 2**26  # room for tokenizer, configuration and index
 SMALL_FILES = (".json", ".model", ".txt", ".jinja")  # suffixes of what a checkpoint folder has beside weights
 RECORDED_PACKAGES = ("llava-uhd-v2-hf", "transformers", "torch", "safetensors", "peft")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        ValueError: if the file is not there or not a JSON object.
-    """
-    if not path.is_file():
-        raise ValueError(f"There is no {path}.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or not JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, but holds a {type(values).__name__}.")
-    return values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -63,6 +48,7 @@ def write_record(
     options: Mapping[str, Any],
     sources: Mapping[str, Path],
     hashes: Mapping[str, str],
+    states: Iterable[FileStates],
     **values: Any,
 ) -> None:
     """Writes conversion.json: what was made from what, how, when and with which versions.
@@ -73,7 +59,11 @@ def write_record(
         options: its options; paths are recorded by their last part.
         sources: files that were read, by the name under which they are recorded.
         hashes: SHA-256 of files in `folder` that are known already, by name.
+        states: of the files that were read; hashing them is the last that is done with them.
         values: further entries.
+
+    Raises:
+        ValueError: if a file that was read has changed since.
     """
     with tqdm(
         total=sum(path.stat().st_size for path in sources.values()),
@@ -83,6 +73,8 @@ def write_record(
         disable=None,
     ) as progress:
         read = {name: _describe(path, hash_file(path, progress)) for name, path in sources.items()}
+    for state in states:
+        state.check()
     written = {}
     with tqdm(disable=True) as silent:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

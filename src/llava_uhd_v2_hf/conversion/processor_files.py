@@ -3,23 +3,24 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AddedToken, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from ..model.chat_templates_llava_uhd_v2 import QWEN_CHATML_TEMPLATE, VICUNA_V1_TEMPLATE
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
-from .output_folder import read_json
+from ..utils.json_files import read_json
+from ..utils.plain_names import check_inside
 from .released_defaults import MAX_SLICES
 
 
 IMAGE_TOKEN = "<image>"
-CHAT_TEMPLATES = {"llama": VICUNA_V1_TEMPLATE, "qwen2": QWEN_CHATML_TEMPLATE}  # by type of the text model
+SEPARATORS = {"row": ("\n", ";"), "slice": (",", "|")}
 SENTENCEPIECE_NAME = "tokenizer.model"
 TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")
 PROCESSOR_FILES = (
@@ -30,27 +31,57 @@ PROCESSOR_FILES = (
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
-def load_tokenizer(source: Path, text_config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer, sentencepiece or fast, and adds the image token, a chat template and padding on the left.
+def load_tokenizer(
+    source: Path, text_config: PreTrainedConfig, gguf_file: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer, sentencepiece or fast, and adds the image token and padding on the left.
+
+    Args:
+        source: folder of the tokenizer.
+        text_config: of the language model.
+        gguf_file: name of the GGUF file in `source` that holds the tokenizer.
 
     Raises:
-        ValueError: if the folder has no tokenizer, it cannot be read, or there is no chat template for the text model.
+        ValueError: if the folder has no tokenizer, or it cannot be read.
     """
-    if not any((source / name).is_file() for name in TOKENIZER_FILES):
+    if gguf_file is None and not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, config=text_config, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, config=text_config, trust_remote_code=False, **gguf_options(gguf_file)
+        )
     except Exception as error:  # each kind of file has its own
         raise ValueError(f"The tokenizer of {source} cannot be read; is a file truncated? ({error})") from error
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
-    if "endgeneration" not in (tokenizer.chat_template or ""):  # one that doesn't mark what is trained on
-        tokenizer.chat_template = CHAT_TEMPLATES.get(text_config.model_type, tokenizer.chat_template)
-    if tokenizer.chat_template is None:
-        raise ValueError(f"The tokenizer of {source} has no chat template; set its `chat_template` and save it.")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def separator_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Returns the tokens that end rows and separate slices: newline and comma, or the next of `SEPARATORS`.
+
+    Raises:
+        ValueError: if none of the texts is one token.
+    """
+    return _separator_id(tokenizer, "row"), _separator_id(tokenizer, "slice")
+
+
+def _separator_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    """Returns the id of the first text that is one token behind a letter: at the start, sentencepiece adds a space."""
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+    for text in SEPARATORS[name]:
+        ids = tokenizer(f"a{text}", add_special_tokens=False)["input_ids"]
+        if ids[:-1] == letter and ids[-1] != tokenizer.unk_token_id:
+            return ids[-1]
+    texts = " or ".join(map(repr, SEPARATORS[name]))
+    raise ValueError(f"The tokenizer has no token for {texts}; choose one with --{name}-separator-id.")
+
+
+def gguf_options(gguf_file: str | None) -> dict[str, str]:
+    """Returns the arguments of transformers' `from_pretrained` that name a GGUF file."""
+    return {} if gguf_file is None else {"gguf_file": gguf_file}
 
 
 def build_processor(
@@ -99,8 +130,13 @@ def _token_fields(projector: LlavaUhdV2ProjectorConfig) -> dict[str, Any] | None
 
 
 def copy_sentencepiece(source: Path, folder: Path) -> None:
-    """Copies the model file of a sentencepiece tokenizer, if there is one: the authors' code reads nothing else."""
+    """Copies the model file of a sentencepiece tokenizer, if there is one: the authors' code reads nothing else.
+
+    Raises:
+        ValueError: if it is a link out of the folder.
+    """
     if (source / SENTENCEPIECE_NAME).is_file():
+        check_inside(source / SENTENCEPIECE_NAME, source)
         shutil.copyfile(source / SENTENCEPIECE_NAME, folder / SENTENCEPIECE_NAME)
 
 
@@ -134,16 +170,35 @@ def unspeakable_ids(config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase
 
 
 def build_generation_config(
-    source: Path, config: LlavaUhdV2Config, tokenizer: PreTrainedTokenizerBase | None, source_rows: int
+    source: Path | None,
+    config: LlavaUhdV2Config,
+    tokenizer: PreTrainedTokenizerBase | None,
+    source_rows: int,
+    ends: Sequence[int] = (),
 ) -> GenerationConfig:
-    """Builds the generation config: the source's, which also suppresses the image token and ids without text."""
+    """Builds the generation config: the source's, which also suppresses the image token and ids without text.
+
+    Args:
+        source: folder that may have a generation_config.json, if there is one.
+        config: the model's.
+        tokenizer: see [`unspeakable_ids`].
+        source_rows: see [`unspeakable_ids`].
+        ends: tokens of the chat template that end an answer; generation stops at them, too.
+    """
     values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if (source / GENERATION_CONFIG_NAME).is_file():
+    if source is not None and (source / GENERATION_CONFIG_NAME).is_file():
         values |= read_json(source / GENERATION_CONFIG_NAME)
     values = {key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")}
     if not values.get("do_sample"):
         values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
     if tokenizer is not None and values.get("pad_token_id") is None:
         values["pad_token_id"] = tokenizer.pad_token_id
+    values["eos_token_id"] = _with_ids(values.get("eos_token_id"), ends)
     suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
     return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})
+
+
+def _with_ids(ids: int | list[int] | None, more: Sequence[int]) -> int | list[int] | None:
+    known = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    missing = [token for token in more if token not in known]
+    return [*known, *missing] if missing else ids

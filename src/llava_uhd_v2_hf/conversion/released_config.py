@@ -8,7 +8,8 @@ from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Con
 
 from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG, LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
-from .output_folder import read_json
+from ..utils.json_files import read_json
+from .config_checks import check_config_values, config_errors
 from .released_defaults import KNOWN_VISION_TOWER, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 
 
@@ -77,13 +78,18 @@ USUAL_VALUES_OF_LAYOUT = {
 RELEASED_LEVELS = ([0, 1], [0, 2], [0, 1, 2])  # with other masks the released code stops
 
 
-def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
+def build_text_config(values: dict[str, Any], place: str = "config.json") -> PreTrainedConfig:
     """Builds the text model's own configuration from the released one that has everything in one table.
 
+    Args:
+        values: the released config.json.
+        place: the file, for messages.
+
     Raises:
-        ValueError: if the text model is not supported or a needed key is missing.
+        ValueError: if the text model is not supported, or a key is missing or has a value that can't be used.
     """
     model_type = _require(values, "model_type")
+    check_config_values(values, place)
     if model_type not in TEXT_CONFIGS:
         raise ValueError(
             f"Expected a released LLaVA-UHD v2 checkpoint (`model_type` {' or '.join(TEXT_CONFIGS)}), but config.json "
@@ -94,7 +100,8 @@ def build_text_config(values: dict[str, Any]) -> PreTrainedConfig:
     for key in REQUIRED_TEXT_KEYS + (("rope_theta",) if config_class is Qwen2Config else ()):
         _require(values, key)
     keys = {*config_class.__annotations__, "rope_theta", "rope_scaling"}
-    return config_class(**{key: value for key, value in values.items() if key in keys and value is not None})
+    with config_errors(place):
+        return config_class(**{key: value for key, value in values.items() if key in keys and value is not None})
 
 
 def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrainedConfig:
@@ -116,10 +123,14 @@ def build_vision_config(values: dict[str, Any], path: Path | None) -> PreTrained
         raise ValueError(
             f"The shape of `mm_vision_tower`={tower!r} is not known; give its config.json: --vision-config"
         )
+    if not isinstance(vision_values, dict):
+        raise ValueError(f"Expected `vision_config` in {path} to be an object, got {vision_values!r}.")
+    check_config_values(vision_values, str(path))
     model_type = vision_values.get("model_type", DEFAULT_VISION_CONFIG["model_type"])
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"{path} is for a model of type {model_type!r}, which transformers does not know.")
-    config = CONFIG_MAPPING[model_type].from_dict(vision_values)
+    with config_errors(str(path)):
+        config = CONFIG_MAPPING[model_type].from_dict(vision_values)
     config.dtype = None
     if values.get("mm_hidden_size", config.hidden_size) != config.hidden_size:
         raise ValueError(
@@ -149,21 +160,22 @@ def build_config(
     mask = _require(values, "feature_scale_mask")
     if not isinstance(mask, int) or not 0 < mask < 16:
         raise ValueError(f"`feature_scale_mask`={mask!r} is not supported; it must be a sum of 1, 2, 4 and 8.")
-    return LlavaUhdV2Config(
-        vision_config=vision_config,
-        text_config=text_config,
-        projector_config={
-            "levels": [level for level in range(4) if mask & 2**level],
-            "num_query_sets": NUM_QUERY_SETS,
-        },
-        image_token_id=image_token_id,
-        token_layout=token_layout,
-        row_separator_id=ROW_SEPARATOR_ID,
-        slice_separator_id=SLICE_SEPARATOR_ID,
-        vision_feature_layer=_require(values, "mm_vision_select_layer"),
-        tie_word_embeddings=text_config.tie_word_embeddings,
-        architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
-    )
+    with config_errors("config.json"):
+        return LlavaUhdV2Config(
+            vision_config=vision_config,
+            text_config=text_config,
+            projector_config={
+                "levels": [level for level in range(4) if mask & 2**level],
+                "num_query_sets": NUM_QUERY_SETS,
+            },
+            image_token_id=image_token_id,
+            token_layout=token_layout,
+            row_separator_id=ROW_SEPARATOR_ID,
+            slice_separator_id=SLICE_SEPARATOR_ID,
+            vision_feature_layer=_require(values, "mm_vision_select_layer"),
+            tie_word_embeddings=text_config.tie_word_embeddings,
+            architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
+        )
 
 
 def _require(values: dict[str, Any], key: str) -> Any:

@@ -20,13 +20,14 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import CONFIG_NAME
 
-from ..inference.checkpoints import find_folder
+from ..utils.hub_ids import find_folder
 from .output_folder import SMALL_FILES
 
 
 SMALL_PATTERNS = [f"*{suffix}" for suffix in SMALL_FILES]
 WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")  # the second where a repository has none of the first
 SUBFOLDERS = "*/*"
+GGUF_SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Source:
         name: folder or Hub id, as the user gave it.
         folder: the local folder, or the repository's snapshot in the cache of huggingface_hub.
         revision: commit hash of the repository; None for a local folder.
+        gguf_file: name of the file in `folder` that is the whole checkpoint; None where it has a config.json.
     """
 
     name: str
     folder: Path
     revision: str | None = None
+    gguf_file: str | None = None
 
     def fetch_small_files(self) -> None:
         """Downloads configuration and tokenizer files; does nothing for a local folder.
@@ -74,18 +77,31 @@ def open_source(name: str | Path) -> Source:
     """Finds a checkpoint's folder, or downloads the config.json of its Hub repository.
 
     Args:
-        name: a folder or a Hub id; a folder that exists wins.
+        name: a folder or a Hub id, or a GGUF file; what exists wins over a Hub id.
 
     Raises:
         OSError: if the Hub has no such repository, it has no config.json, or the Hub can't be reached.
-        ValueError: if the name is neither that of a folder nor a Hub id.
+        ValueError: if the name is neither that of a folder nor a Hub id, or a folder has several GGUF files and
+            nothing else.
     """
+    if (path := Path(name)).suffix == GGUF_SUFFIX and path.is_file():
+        return Source(str(name), path.resolve().parent, gguf_file=path.name)
     folder = find_folder(str(name))
     if folder is not None:
-        return Source(str(name), folder.resolve())
+        return Source(str(name), folder.resolve(), gguf_file=_gguf_file(folder))
     with _download_errors(str(name)):
         snapshot = Path(hf_hub_download(str(name), CONFIG_NAME)).parent
     return Source(str(name), snapshot, revision=snapshot.name)
+
+
+def _gguf_file(folder: Path) -> str | None:
+    """Returns the name of the GGUF file of a folder without config.json."""
+    names = sorted(path.name for path in folder.glob(f"*{GGUF_SUFFIX}"))
+    if not names or (folder / CONFIG_NAME).is_file():
+        return None
+    if len(names) > 1:
+        raise ValueError(f"{folder} has several GGUF files, {', '.join(names)}; give the path of one of them.")
+    return names[0]
 
 
 def repositories(sources: Mapping[str, Source]) -> dict[str, str]:

@@ -19,9 +19,10 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 from transformers.utils import PROCESSOR_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..utils.json_files import read_json
+from .config_checks import check_config_sizes
 from .convert import converted_tensor
 from .export import read_config
-from .output_folder import read_json
 from .released_config import TEXT_CONFIGS, build_config, build_text_config
 from .sources import Source, open_source
 from .weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
@@ -63,14 +64,15 @@ def verify_checkpoint(
     converted.fetch_weights()
 
     ours = converted.folder
-    WeightFiles.from_folder(ours)  # names a file that cannot be read
+    found = WeightFiles.from_folder(ours)  # names a file that cannot be read
+    check_config_sizes(config.to_dict(), found.shapes, str(ours / "config.json"))
+    shapes = model_shapes(config)
     model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
     problems += [f"loading: {key}: {value}" for key, value in report.items() if value]
     processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
     processor_class.from_pretrained(ours)
 
     weights = WeightFiles.from_folder(released.folder)
-    shapes = model_shapes(config)
     rows = weights.shapes.get("model.embed_tokens.weight", shapes[INPUT_EMBEDDINGS])[0]
     plan = plan_weights(weights.shapes, with_rows(shapes, rows), config.projector_config)
     loaded = model.state_dict()
@@ -102,7 +104,7 @@ def verify_checkpoint(
 
 def _sort_out(source: Source, output: Source) -> tuple[Source, Source]:
     """Returns the released checkpoint and ours, in this order."""
-    kinds = [read_json(checkpoint.folder / "config.json").get("model_type") for checkpoint in (source, output)]
+    kinds = [str(read_json(checkpoint.folder / "config.json").get("model_type")) for checkpoint in (source, output)]
     if kinds[0] in TEXT_CONFIGS and kinds[1] == LlavaUhdV2Config.model_type:
         return source, output
     if kinds[1] in TEXT_CONFIGS and kinds[0] == LlavaUhdV2Config.model_type:

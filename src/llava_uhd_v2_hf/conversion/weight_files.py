@@ -1,14 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Tensors in files: read one at a time from memory-mapped shards, written piece by piece into safetensors shards.
+"""Tensors in files: read one at a time from shards, written piece by piece into safetensors shards.
 
 Neither side ever holds a whole shard, so memory stays near `PIECE_SIZE` numbers whatever the size of the model. The
-one exception are .bin files from before PyTorch 1.6, which cannot be mapped: they are held one at a time.
+one exception are .bin files from before PyTorch 1.6: they are held one at a time.
 """
 
 import hashlib
 import json
 import math
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,21 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from .output_folder import read_json
+from ..utils.json_files import read_json
+from ..utils.plain_names import check_plain_name
+from .stored_tensors import SAFETENSORS_DTYPES, FileStates, StoredTensor, pickled_places, safetensors_places, unpickle
 
 
 MAX_SHARD_SIZE = 2 * 10**9  # bytes
 PIECE_SIZE = 2**24  # numbers that are cast, checked and written at once
 
-SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-FLOATING_DTYPES = (*SAFETENSORS_DTYPES.values(), "F8_E4M3", "F8_E5M2", "float8_e4m3fn", "float8_e5m2")
+FLOATING_DTYPES = (*SAFETENSORS_DTYPES.values(), "float8_e4m3fn", "float8_e5m2")
 
-ZIP_START, PICKLE_START, GIT_LFS_START = b"PK\x03\x04", b"\x80", b"version https://git-lfs"
+GIT_LFS_START = b"version https://git-lfs"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -57,35 +56,33 @@ class WeightFiles:
         self.shapes: dict[str, list[int]] = {}
         self.dtypes: dict[str, str] = {}
         self._entry = entry
-        self._path_of: dict[str, Path] = {}
-        self._mapped: dict[Path, Any] = {}
+        self._places: dict[str, StoredTensor] = {}  # of all tensors but those of the next table
+        self._unpickled_path: dict[str, Path] = {}
         self._whole: tuple[Path | None, dict[str, Tensor]] = (None, {})
         for path in self.paths:
+            _refuse_what_is_no_weights(path)
+        self.states = FileStates(self.paths)
+        path_of: dict[str, Path] = {}
+        for path in self.paths:
             for name, shape, dtype in self._open(path):
-                if name in self._path_of:
+                if name in path_of:
                     raise ValueError(
-                        f"`{name}` is in two files, {self._path_of[name].name} and {path.name}; leave one set of "
-                        f"weights in {path.parent}."
+                        f"`{name}` is in two files, {path_of[name].name} and {path.name}; leave one set of weights in "
+                        f"{path.parent}."
                     )
-                self._path_of[name], self.shapes[name], self.dtypes[name] = path, shape, dtype
+                path_of[name], self.shapes[name], self.dtypes[name] = path, shape, dtype
 
     @classmethod
     def from_folder(cls, folder: Path, stems: Sequence[str] = ("model", "pytorch_model")) -> "WeightFiles":
         """Opens the weights of a folder: those its index names, or all whose names begin with one of `stems`.
 
         Raises:
-            ValueError: if there are none, or a file of the index is missing.
+            ValueError: if there are none, or a file of the index is missing or outside the folder.
         """
         for stem, suffix in zip(stems, ("safetensors", "bin"), strict=True):
             files = sorted(folder.glob(f"{stem}*.{suffix}"))
             for index in folder.glob(f"{stem}*.{suffix}.index.json"):
-                weight_map = read_json(index).get("weight_map")
-                if not isinstance(weight_map, dict):
-                    raise ValueError(f"{index} has no `weight_map`, the table of names and files it must hold.")
-                names = sorted(set(weight_map.values()))
-                if outside := [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]:
-                    raise ValueError(f"{index} names files outside its folder: {', '.join(outside)}.")
-                files = [folder / name for name in names]
+                files = [folder / name for name in indexed_files(index)]
             absent = [path.name for path in files if not path.is_file()]
             if absent:
                 raise ValueError(
@@ -96,71 +93,92 @@ class WeightFiles:
         raise ValueError(f"{folder} has no weights: neither {stems[0]}*.safetensors nor {stems[1]}*.bin.")
 
     def read(self, name: str) -> Tensor:
-        """Returns the tensor of this name, in memory that is mapped to its file."""
-        path = self._path_of[name]
-        file = self._mapped[path]
-        if file is None:
-            if self._whole[0] != path:
-                self._whole = (None, {})  # gives the memory back first
-                self._whole = (path, self._unpickle(path, mmap=False))
-            file = self._whole[1]
-        return file[name] if isinstance(file, dict) else file.get_tensor(name)
+        """Reads the tensor of this name.
+
+        Raises:
+            ValueError: if its file was changed since it was opened.
+        """
+        [tensor] = self.pieces(name, size=None)
+        return tensor
+
+    def pieces(self, name: str, size: int | None = PIECE_SIZE) -> Iterator[Tensor]:
+        """Reads the tensor of this name in parts along its first dimension, of at most `size` numbers or one row.
+
+        Raises:
+            ValueError: if its file was changed since it was opened.
+        """
+        if place := self._places.get(name):
+            self.states.check(place.path)
+            for piece in [place.read()] if size is None else place.pieces(size):
+                self.states.check(place.path)
+                yield piece
+        else:
+            yield self._unpickled(self._unpickled_path[name])[name]
+
+    def _unpickled(self, path: Path) -> dict[str, Tensor]:
+        if self._whole[0] != path:
+            self._whole = (None, {})  # gives the memory back first
+            self._whole = (path, unpickle(path, self._entry))
+            self.states.check(path)
+        return self._whole[1]
 
     def _open(self, path: Path) -> list[tuple[str, list[int], str]]:
         """Opens a file and lists name, shape and dtype of its tensors."""
-        if not path.is_file():
-            raise ValueError(f"There is no {path}.")
-        with open(path, "rb") as file:
-            start = file.read(len(GIT_LFS_START))
-        if start == GIT_LFS_START:
-            raise ValueError(f"{path} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`.")
-        if path.suffix == ".safetensors":
-            return self._open_safetensors(path)
-        if start.startswith(ZIP_START):
-            tensors = self._mapped[path] = self._unpickle(path, mmap=True)
-        elif start.startswith(PICKLE_START):
-            self._mapped[path] = None
-            tensors = self._unpickle(path, mmap=False)
-            self._whole = (path, tensors)
+        is_safetensors = path.suffix == ".safetensors"
+        places = safetensors_places(path) if is_safetensors else pickled_places(path, self._entry)
+        if places is not None:
+            found = [(name, list(place.shape), place.dtype) for name, place in places.items()]
+            self._places |= places
         else:
-            raise ValueError(f"{path} is not what its name says: expected tensors saved by `torch.save`.")
-        return [(name, list(tensor.shape), dtype_name(tensor.dtype)) for name, tensor in tensors.items()]
+            tensors = self._unpickled(path)
+            found = [(name, list(tensor.shape), dtype_name(tensor.dtype)) for name, tensor in tensors.items()]
+            self._unpickled_path |= dict.fromkeys(tensors, path)
+        return found
 
-    def _open_safetensors(self, path: Path) -> list[tuple[str, list[int], str]]:
-        try:
-            file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is truncated or not a safetensors file ({error}); compare its size with the original's."
-            ) from error
-        self._mapped[path] = file
-        headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it cannot be iterated)
-        return [
-            (name, header.get_shape(), SAFETENSORS_DTYPES.get(header.get_dtype(), header.get_dtype()))
-            for name, header in headers.items()
-        ]
 
-    def _unpickle(self, path: Path, *, mmap: bool) -> dict[str, Tensor]:
-        try:
-            values = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} holds more than tensors, so reading it could run code of whoever made it, and it is not "
-                "read. Save its table of tensors alone, as safetensors, where you trust it."
-            ) from error
-        except (RuntimeError, EOFError, KeyError, IndexError) as error:
-            raise ValueError(
-                f"{path} is truncated or not what its name says: expected tensors saved by `torch.save` ({error})."
-            ) from error
-        if self._entry is not None:
-            if not isinstance(values, dict) or self._entry not in values:
-                raise ValueError(f"{path} has no `{self._entry}`, the table of tensors it must hold.")
-            values = values[self._entry]
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a table of tensors by name, but holds a {type(values).__name__}.")
-        if wrong := [str(name) for name, value in values.items() if not isinstance(value, Tensor)]:
-            raise ValueError(f"{path} must hold nothing but tensors by name, but has also: {', '.join(wrong)}.")
-        return {name: tensor.detach() for name, tensor in values.items()}
+def indexed_files(index: Path) -> list[str]:
+    """Returns the names of the weight files that an index names.
+
+    Raises:
+        ValueError: if it is not an index, or a name is not that of a file beside it.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{index} has no `weight_map`, the table of names and files it must hold.")
+    return sorted({check_plain_name(name, f"`weight_map` of {index}") for name in weight_map.values()})
+
+
+def _refuse_what_is_no_weights(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"There is no {path}.")
+    with open(path, "rb") as file:
+        if file.read(len(GIT_LFS_START)) == GIT_LFS_START:
+            raise ValueError(f"{path} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`.")
+
+
+class LoadedWeights:
+    """Tensors in memory, with the attributes of [`WeightFiles`].
+
+    Args:
+        paths: files that they are loaded from.
+        load: returns them by name.
+    """
+
+    def __init__(self, paths: Sequence[Path], load: Callable[[], Mapping[str, Tensor]]):
+        self.paths = list(paths)
+        self.states = FileStates(self.paths)
+        tensors = load()
+        self.shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        self.dtypes = {name: dtype_name(tensor.dtype) for name, tensor in tensors.items()}
+        self._tensors = tensors
+
+    def read(self, name: str) -> Tensor:
+        """Returns the tensor of this name."""
+        return self._tensors[name]
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Yields the tensor of this name, whole."""
+        yield self._tensors[name]
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,7 @@ class LazyTensor:
 
 def stored_tensor(weights: WeightFiles, name: str) -> LazyTensor:
     """Makes a tensor to be written as it is read."""
-    return LazyTensor(weights.shapes[name], lambda: [weights.read(name)], (name,))
+    return LazyTensor(weights.shapes[name], lambda: weights.pieces(name), (name,))
 
 
 def in_memory(name: str, tensor: Tensor) -> LazyTensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .config_checks import config_errors
 
 
 INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
@@ -226,8 +227,12 @@ def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
 
 
 def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
-    """Returns name and shape of every tensor that a checkpoint of this configuration holds."""
-    with torch.device("meta"):
+    """Returns name and shape of every tensor that a checkpoint of this configuration holds.
+
+    Raises:
+        ValueError: if no model can be built from it.
+    """
+    with config_errors("config.json"), torch.device("meta"):
         model = LlavaUhdV2ForConditionalGeneration(config)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:

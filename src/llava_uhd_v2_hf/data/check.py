@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import jinja2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from ..model.image_loading_llava_uhd_v2 import read_pixels
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .collation import ConversationCollator
+from .labels import TEMPLATE_ERRORS
 from .lengths import count_tokens
 from .mixtures import ConversationData, MixtureSource, read_sources
 from .records import Records
@@ -30,7 +30,7 @@ class Finding:
     """Something about one sample.
 
     Args:
-        text: what, beginning with file and line.
+        text: what, beginning with the place and the id of the sample.
         stops: whether it would stop a training.
     """
 
@@ -108,7 +108,7 @@ class _Checks(Dataset):
         sizes = [image_size(image) for image in sample["images"]]
         try:
             tokens = count_tokens(sample["messages"], sizes, collator.processor, collator.max_slices)
-        except jinja2.TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise ValueError(f"{sample['name']} can't be used: {error}") from error
         findings = []
         if sum(tokens) > collator.max_length:

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jinja2
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..model.image_loading_llava_uhd_v2 import image_name
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
-from .labels import IGNORED, chatml_ids, released_chatml_labels, template_labels
+from .labels import IGNORED, TEMPLATE_ERRORS, chatml_ids, released_chatml_labels, template_labels
 from .worker_counts import WorkerCounts
 
 
@@ -41,8 +40,8 @@ class ConversationCollator:
     and `image_sizes` of the processor if there are images. Labels of image tokens, prompts and padding are -100.
 
     Raises:
-        ValueError: naming the sample, if it can't be rendered or an image can't be used; see `unsupervised`,
-            `cut_images` and `label_rule`.
+        ValueError: if the chat template marks nothing; naming the sample, if it can't be rendered or an image can't be
+            used; see `unsupervised`, `cut_images` and `label_rule`.
     """
 
     def __init__(
@@ -55,6 +54,11 @@ class ConversationCollator:
         unsupervised: Literal["error", "drop"] = "error",
         cut_images: Literal["error", "drop"] = "error",
     ):
+        if "endgeneration" not in (processor.chat_template or ""):
+            raise ValueError(
+                "The processor's chat template marks nothing to train on: expected {% generation %} and "
+                "{% endgeneration %} around answers; `llava-uhd-v2 assemble --chat-template FILE` puts them in."
+            )
         self.max_length = max_length or min(processor.tokenizer.model_max_length, sys.maxsize)
         self.processor = copy.deepcopy(processor)
         self.processor.tokenizer.model_max_length = sys.maxsize  # texts are cut here, not refused there
@@ -143,7 +147,7 @@ class ConversationCollator:
                 return_tensors=None,  # the mask takes six times as long from tensors
                 processor_kwargs=settings,
             )
-        except (ValueError, jinja2.TemplateError) as error:
+        except (ValueError, *TEMPLATE_ERRORS) as error:
             shown = ", ".join(filter(None, map(image_name, images)))
             raise ValueError(f"{name} can't be used{f' ({shown})' if shown else ''}: {error}") from error
         of_images = ("pixel_values", "image_sizes")

@@ -1,11 +1,13 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What is trained on: the label of each token, -100 where there is none."""
 
+import jinja2
 import torch
 from transformers import PreTrainedTokenizerBase
 
 
 IGNORED = -100
+TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError)  # the second of templates that take no lists of entries
 _NAMES = ("<|im_start|>", "<|im_end|>", "\n")
 
 
@@ -67,4 +69,4 @@ def chatml_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokens[0] for tokens in ids]
 
 
-__all__ = ["chatml_ids", "released_chatml_labels", "template_labels"]
+__all__ = ["TEMPLATE_ERRORS", "chatml_ids", "released_chatml_labels", "template_labels"]

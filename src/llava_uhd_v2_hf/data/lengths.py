@@ -4,7 +4,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -12,6 +11,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..utils.seeds import generator
+from .labels import TEMPLATE_ERRORS
 from .samples import ConversationDataset
 
 
@@ -33,8 +33,7 @@ def count_tokens(
     marks = [processor.image_token] * len(image_sizes)
     text = processor.get_text_with_replacements([prompt], marks)[0][0]
     # the tokenizer's limit is not this one, and would only make it warn
-    adds = not processor.begins_with_bos(text)
-    of_text = len(processor.tokenizer(text, add_special_tokens=adds, verbose=False)["input_ids"]) - len(marks)
+    of_text = len(processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) - len(marks)
     if not image_sizes:
         return of_text, 0
     settings = {} if max_slices is None else {"max_slices": max_slices}
@@ -55,7 +54,7 @@ class _TokenCounts(Dataset):
         sizes = self.dataset.image_sizes(sample, position)
         try:
             return count_tokens(sample["messages"], sizes, self.processor, self.max_slices)
-        except jinja2.TemplateError as error:
+        except TEMPLATE_ERRORS as error:
             raise ValueError(f"{sample['name']} can't be used: {error}") from error
 
 

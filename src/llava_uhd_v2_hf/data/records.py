@@ -45,11 +45,11 @@ def json_spans(path: str) -> Iterator[tuple[int, int, int]]:
     """Yields the first byte, end and line of each record of a .json file, a list.
 
     Raises:
-        ValueError: if the file is not a list in JSON, naming file and line.
+        ValueError: if the file is not a list in JSON, naming file, line and record.
     """
     text = Path(path).read_bytes().decode("utf-8")
     decoder = json.JSONDecoder()
-    place, start, line = 0, 0, 1  # in characters, in bytes, in lines
+    place, start, line, record = 0, 0, 1, 1  # in characters, in bytes, in lines, in records
     position = _skip_space(text, int(text.startswith("\ufeff")))  # a byte-order mark
     try:
         if text[position : position + 1] != "[":
@@ -57,6 +57,7 @@ def json_spans(path: str) -> Iterator[tuple[int, int, int]]:
         position = _skip_space(text, position + 1)
         while text[position : position + 1] != "]":
             _, end = decoder.raw_decode(text, position)
+            record += 1
             start += len(text[place:position].encode())
             line += text.count("\n", place, position)
             size = len(text[position:end].encode())
@@ -68,7 +69,8 @@ def json_spans(path: str) -> Iterator[tuple[int, int, int]]:
             elif text[position : position + 1] != "]":
                 raise json.JSONDecodeError("there must be a comma or the list's end", text, position)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: the file is not valid JSON: {error}.") from error
+        where = f"{path}:{error.lineno}, record {record}"
+        raise ValueError(f"{where}: the file is not valid JSON: {error}.") from error
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -78,13 +80,15 @@ def _skip_space(text: str, position: int) -> int:
 class RecordFile:
     """Indexes the records of a file of JSON. They stay in the file until they are read.
 
+    Their places have the line and the number of the record, both from 1: a file may have all records in one line.
+
     Args:
         path: the file.
         find_spans: finds the first byte, end and line of each record: [`json_spans`] or [`jsonl_spans`].
 
     Raises:
-        ValueError: naming file and line, if it can't be read, is not a list in JSON, or is empty; reading a record of
-            a .jsonl file, if its line is not valid JSON.
+        ValueError: naming file, line and record, if it can't be read, is not a list in JSON, or is empty; reading a
+            record of a .jsonl file, if its line is not valid JSON.
     """
 
     embed_images = False
@@ -108,9 +112,11 @@ class RecordFile:
             file.seek(start)
             text = file.read(end - start)
         try:
-            return f"{self.path}:{line}", json.loads(text)
+            return f"{self.path}:{line}, record {index + 1}", json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{self.path}:{line}: the record is not valid JSON: {error}.") from error
+            raise ValueError(
+                f"{self.path}:{line}, record {index + 1}: the record is not valid JSON: {error}."
+            ) from error
 
 
 class SpooledRecords:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 
-from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..model.image_loading_llava_uhd_v2 import Alpha, as_image, read_rgb
 from ..model.image_loading_llava_uhd_v2 import open_image as read_header
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .pre_resize import pre_resized
@@ -87,18 +87,25 @@ def resized_size(image: Any, name: str, rule: str | None, source: torch.Generato
     return (height, width) if rule is None else pre_resized(height, width, name, rule, source)
 
 
-def open_resized(image: Any, name: str, rule: str | None, source: torch.Generator) -> Image.Image:
-    """An image, opened; and decoded and resized where the rule of [`pre_resized`] says so.
+def open_resized(
+    image: Any, name: str, rule: str | None, source: torch.Generator, alpha: Alpha = "drop"
+) -> Image.Image:
+    """Opens an image; decodes and resizes it where the rule of [`pre_resized`] says so.
+
+    Args:
+        image: of [`locate_image`].
+        name: of its file, which the rule looks at.
+        rule: of [`pre_resized`].
+        source: of what is drawn.
+        alpha: what becomes of the transparency of an image that is resized.
 
     Raises:
         ValueError: if it can't be read.
     """
     if rule is None or (size := resized_size(image, name, rule, source)) == image_size(image):
         return open_image(image)
-    pixels = read_pixels(open_image(image), max_pixels=LlavaUhdV2ImageProcessor.max_image_pixels)
-    if pixels.dtype != "uint8":
-        pixels = (pixels * 255).round().astype("uint8")
-    return Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    picture = read_rgb(open_image(image), max_pixels=LlavaUhdV2ImageProcessor.max_image_pixels, alpha=alpha)
+    return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
 __all__ = ["file_name", "image_size", "is_missing", "locate_image", "open_image", "open_resized", "resized_size"]

@@ -4,13 +4,14 @@
 Everything random about a sample depends on the seed and on the sample's number alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ..model.image_loading_llava_uhd_v2 import Alpha
 from ..utils.seeds import generator
 from .conversations import read_conversation
 from .mixtures import ConversationData, MixtureSource, read_sources
@@ -26,26 +27,27 @@ _SHOWN_PROBLEMS = 5
 class ConversationDataset(Dataset):
     """Conversations with their images, for [`ConversationCollator`].
 
-    A sample has `messages`, `images` (opened, not decoded, unless they were resized) and `name`, its file and line.
-    The records are checked when the data set is made, and their image files are looked for; rows with embedded images
-    are checked when they are reached.
+    A sample has `messages`, `images` (opened, not decoded, unless they were resized) and `name`, its place and
+    id. The records are checked when the data set is made, and their image files are looked for; rows with embedded
+    images are checked when they are reached.
 
     Args:
         data: the sources, and what happens to samples that can't be used.
         seed: of what is drawn from a source, and of the resizing.
+        alpha: what becomes of the transparency of images that are resized: the image processor's `alpha`.
 
     Attributes:
-        skipped (`list[str]`): samples that were left out because an image file is missing, with file and line.
+        skipped (`list[str]`): samples that were left out because an image file is missing, with place and id.
 
     Raises:
         ValueError: if a source can't be read, or records can't be used; the first few are named with file, line and
             field. From `dataset[index]`, if an image can't be opened.
     """
 
-    def __init__(self, data: ConversationData, seed: int = 0):
+    def __init__(self, data: ConversationData, seed: int = 0, alpha: Alpha = "drop"):
         if data.streaming:
             raise ValueError("`data.streaming`=true is for `ConversationStream`.")
-        self.data, self.seed = data, seed
+        self.data, self.seed, self.alpha = data, seed, alpha
         self.sources = read_sources(data)
         self.records: list[Records] = [
             find_source(source.path).open(source.path, source.split) for source in self.sources
@@ -113,7 +115,7 @@ class ConversationDataset(Dataset):
             raise ValueError(f"{sample['name']}: {error}") from error
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return open_sample(self.located(position), self.data.pre_resize, (self.seed, position))
+        return open_sample(self.located(position), self.data.pre_resize, (self.seed, position), self.alpha)
 
 
 def wanted_samples(source: MixtureSource, available: int) -> int:
@@ -136,15 +138,22 @@ def locate_sample(place: str, record: Any, source: MixtureSource) -> dict[str, A
     """A record as a conversation: `messages`, `images` (paths, URLs or bytes), their `file_names`, and `name`.
 
     Raises:
-        ValueError: naming its place, if it can't be used.
+        ValueError: naming its place and id, if it can't be used.
     """
+    name = name_record(place, record)
     try:
         sample = read_conversation(record, source.prompt)
         images = [locate_image(image, source.images or "") for image in sample["images"]]
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     file_names = [file_name(image) for image in sample["images"]]
-    return {"messages": sample["messages"], "images": images, "file_names": file_names, "name": place}
+    return {"messages": sample["messages"], "images": images, "file_names": file_names, "name": name}
+
+
+def name_record(place: str, record: Any) -> str:
+    """Names a record for messages: its place, and its `id` if it has one."""
+    identity = record.get("id") if isinstance(record, Mapping) else None
+    return place if identity is None else f"{place} (id {str(identity)[:60]})"
 
 
 def describe_missing(sample: dict[str, Any]) -> str | None:
@@ -153,13 +162,16 @@ def describe_missing(sample: dict[str, Any]) -> str | None:
     return f"{sample['name']}: `image`: there is no file {', '.join(missing)}" if missing else None
 
 
-def open_sample(sample: dict[str, Any], pre_resize: str | None, seeds: Sequence[int]) -> dict[str, Any]:
+def open_sample(
+    sample: dict[str, Any], pre_resize: str | None, seeds: Sequence[int], alpha: Alpha = "drop"
+) -> dict[str, Any]:
     """A located sample with its images opened, and resized by the released rule if one is asked for.
 
     Args:
         sample: of [`locate_sample`].
         pre_resize: of [`ConversationData`].
         seeds: decide which images are resized.
+        alpha: of [`ConversationDataset`].
 
     Raises:
         ValueError: naming the sample and the image, if one can't be read.
@@ -167,7 +179,7 @@ def open_sample(sample: dict[str, Any], pre_resize: str | None, seeds: Sequence[
     images = []
     for number, (image, name) in enumerate(zip(sample["images"], sample["file_names"])):
         try:
-            images.append(open_resized(image, name, pre_resize, generator(*seeds, number)))
+            images.append(open_resized(image, name, pre_resize, generator(*seeds, number), alpha))
         except ValueError as error:
             shown = f" ({name})" if name else ""
             raise ValueError(f"{sample['name']}: image {number}{shown} can't be used: {error}") from error

@@ -10,7 +10,8 @@ To add one, register a function that yields place and record of each record of a
 
     SOURCES[".csv"] = read_csv
 
-A place is text that messages name, such as file and line. A record is what [`read_conversation`] takes.
+A place is text that messages name, such as file and line; they add the `id` of the record. A record is what
+[`read_conversation`] takes.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from ..utils.hub_ids import find_folder
 from .dataset_records import DatasetRecords, open_dataset
 from .records import RecordFile, Records, SpooledRecords, json_spans, jsonl_spans
 from .script_source import open_script
@@ -176,6 +178,8 @@ class DatasetSource:
 
     def _load(self, path: str, split: str, *, streaming: bool) -> Any:
         try:
+            if self.builder is None:
+                find_folder(path)
             return open_dataset(path, split, builder=self.builder, streaming=streaming)
         except ValueError as error:
             raise ValueError(f"Expected {_known_sources()}, got {path} ({error}); set `data.source`.") from error

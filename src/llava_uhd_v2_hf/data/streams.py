@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..model.image_loading_llava_uhd_v2 import Alpha
 from .mixtures import ConversationData, MixtureSource, read_sources
 from .samples import describe_missing, locate_sample, open_sample
 from .sources import find_source
@@ -32,6 +33,7 @@ class ConversationStream(IterableDataset):
         num_workers: of this process's data loader.
         start_batch: batches of this process before a resume; they are passed over without opening an image.
         batch_size: samples of a batch of this process.
+        alpha: of [`ConversationDataset`].
 
     Attributes:
         counts ([`WorkerCounts`]): `missing_images`, samples left out because an image file is missing.
@@ -51,10 +53,11 @@ class ConversationStream(IterableDataset):
         num_workers: int = 0,
         start_batch: int = 0,
         batch_size: int = 1,
+        alpha: Alpha = "drop",
     ):
         from datasets.distributed import split_dataset_by_node
 
-        self.data, self.seed, self.rank = data, seed, rank
+        self.data, self.seed, self.rank, self.alpha = data, seed, rank, alpha
         self.start_batch, self.batch_size = start_batch, batch_size
         self.sources = read_sources(data)
         streams = [_open_stream(number, source) for number, source in enumerate(self.sources)]
@@ -76,7 +79,7 @@ class ConversationStream(IterableDataset):
         passed_over = len(range(number, self.start_batch, workers)) * self.batch_size
         samples = itertools.chain.from_iterable(map(self.samples_of_epoch, itertools.count()))
         for sample in itertools.islice(samples, passed_over, None):
-            yield open_sample(sample, self.data.pre_resize, (self.seed, sample["checksum"]))
+            yield open_sample(sample, self.data.pre_resize, (self.seed, sample["checksum"]), self.alpha)
 
     def samples_of_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         """What this process, or this worker of it, reads in an epoch; images are not opened yet.

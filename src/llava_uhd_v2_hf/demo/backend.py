@@ -102,7 +102,7 @@ class Backend:
             OSError, ValueError: if the image can't be used.
         """
         image_processor, config = load_image_settings(subject.model)
-        image = read_image(Path(subject.image), image_processor.max_image_pixels)
+        image = read_image(Path(subject.image), image_processor)
         return inspect_image(image, image_processor, config, subject.max_slices)
 
     def draw_pyramid(self, subject: Subject) -> Image.Image:
@@ -112,7 +112,7 @@ class Backend:
             OSError, ValueError: if model or image can't be used.
         """
         network, processor = self.load(subject.model)
-        image = read_image(Path(subject.image), processor.image_processor.max_image_pixels)
+        image = read_image(Path(subject.image), processor.image_processor)
         return draw_pyramid(image, PyramidParts.of_model(network, processor.image_processor), subject.max_slices)
 
     def draw_attention(self, conversation: Conversation, wanted: str | None) -> tuple[Image.Image, list[int]]:
@@ -168,7 +168,7 @@ class Backend:
         network, processor = self.load(conversation.subject.model)
         if self.owner is not conversation or self.chat is None:
             self.chat = self.owner = None
-            image = read_image(Path(conversation.subject.image), processor.image_processor.max_image_pixels)
+            image = read_image(Path(conversation.subject.image), processor.image_processor)
             self.chat = Chat(network, processor, [image], conversation.subject.max_slices)
             self.chat.messages = conversation.messages
             self.owner = conversation

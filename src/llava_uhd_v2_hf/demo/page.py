@@ -11,6 +11,7 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from ..inference.loading import read_image
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..pictures.slices import (
     draw_inspection,
 )
@@ -21,8 +22,12 @@ from .backend import Backend, Conversation, Subject
 CHOSEN = "shown"  # the label of the tokens that the picture of the attention is about
 FONTS = ["system-ui", "sans-serif"]  # of the machine: the page loads nothing from elsewhere
 INTRODUCTION = """# LLaVA-UHD v2
-Choose an image and ask about it. Below, see how it is cut into slices, the pyramid of features that is made of each,
-and where the model looked while it answered."""
+Choose an image and ask about it. The tabs below show how the model sees it."""
+# tokens look like buttons; on a phone, the question stands on the first screen
+STYLE = """
+#tokens .token {border: 1px solid var(--border-color-primary); border-radius: 4px; margin: 2px 1px; padding: 1px 5px}
+@media (max-width: 640px) {#image {height: 220px !important}}
+"""
 CLEANING = (3600, 86_400)  # every so many seconds, uploads and pictures that are so old are deleted
 PROGRESS = gr.Progress()  # gradio looks for it among the defaults of a function's arguments
 Pieces = list[tuple[str, str | None]]
@@ -43,6 +48,8 @@ def errors_on_the_page(image: str | None) -> Iterator[None]:
 def subject_of(image: str | None, model: str, max_slices: float | None) -> Subject:
     if not image:
         raise ValueError("There is no image yet: drop one, or take an example.")
+    if max_slices is not None and max_slices < 0:
+        raise ValueError(f"Most slices must be 1 or more, or 0 for the model's own; got {max_slices:g}.")
     return Subject(model, image, int(max_slices or 0) or None)
 
 
@@ -88,8 +95,9 @@ class Handlers:
             subject = subject_of(image, model, max_slices)
             if not question or not question.strip():
                 raise ValueError("There is no question yet: write one.")
-            if not max_new_tokens:
-                raise ValueError("The longest answer has no number of tokens: write one, 256 for example.")
+            if max_new_tokens is None or max_new_tokens < 1:
+                found = "nothing" if max_new_tokens is None else f"{max_new_tokens:g}"
+                raise ValueError(f"The longest answer must be 1 token or more; got {found}.")
             if conversation is None or conversation.subject != subject:
                 conversation = Conversation(subject)
             progress(0, desc=f"Loading {model}")
@@ -153,7 +161,12 @@ def build_page(backend: Backend, examples: Sequence[Path]) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2):
                 image = gr.Image(
-                    label="Image", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=340
+                    label="Image",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=340,
+                    elem_id="image",
                 )
                 image.preprocess = path_of  # type: ignore[method-assign]
                 if examples:
@@ -162,17 +175,19 @@ def build_page(backend: Backend, examples: Sequence[Path]) -> gr.Blocks:
                         components=[image], samples=[[str(path)] for path in examples], label="Examples"
                     )
                     offered.click(first_of, offered, image, show_progress="hidden", api_visibility="undocumented")
-                model = gr.Dropdown(backend.models, value=backend.models[0], label="Model")
-                with gr.Row():
-                    max_slices = gr.Number(0, label="Most slices (0: default)", minimum=0, precision=0, min_width=120)
-                    max_new_tokens = gr.Number(
-                        256, label="Longest answer (tokens)", minimum=1, precision=0, min_width=120
-                    )
             with gr.Column(scale=3):
-                chat = gr.Chatbot(label="Chat", height=460, render_markdown=False, buttons=["copy_all"])
                 question = gr.Textbox(label="Question", placeholder="What is in the picture?", lines=1)
                 with gr.Row():
-                    ask_button, stop = gr.Button("Ask", variant="primary"), gr.Button("Stop")
+                    ask_button, stop = (
+                        gr.Button("Ask", variant="primary", min_width=120),
+                        gr.Button("Stop", min_width=120),
+                    )
+                chat = gr.Chatbot(label="Chat", height=340, render_markdown=False, buttons=["copy_all"])
+        with gr.Row():
+            model = gr.Dropdown(backend.models, value=backend.models[0], label="Model", scale=2, min_width=300)
+            # a `minimum` of gradio's would leave a traceback in the log
+            max_slices = gr.Number(0, label="Most slices (0: default)", precision=0, min_width=120)
+            max_new_tokens = gr.Number(256, label="Longest answer (tokens)", precision=0, min_width=120)
         with gr.Tab("Slices"):
             gr.Markdown("How the image is cut, and the order of its tokens.")
             slices = _picture("slices")
@@ -184,7 +199,11 @@ def build_page(backend: Backend, examples: Sequence[Path]) -> gr.Blocks:
         with gr.Tab("Attention"):
             gr.Markdown("Where the model looked when it chose a word. Click on a token of the answer.")
             pieces = gr.HighlightedText(
-                label="Answer", color_map={CHOSEN: "yellow"}, show_inline_category=False, show_label=False
+                label="Answer",
+                color_map={CHOSEN: "yellow"},
+                show_inline_category=False,
+                show_label=False,
+                elem_id="tokens",
             )
             wanted = gr.Textbox(label="Or name it: its number, or a part of the answer; empty for all of it", lines=1)
             attention = _picture("attention")
@@ -246,7 +265,7 @@ def serve(
         ValueError: if an example is no image, or a model no checkpoint.
     """
     for path in examples:
-        read_image(path, None)
+        read_image(path, LlavaUhdV2ImageProcessor(max_image_pixels=None))
     page = build_page(Backend(models), examples)
     _, url, _ = page.launch(
         server_name="127.0.0.1",
@@ -255,6 +274,7 @@ def serve(
         allowed_paths=[str(path) for path in examples],
         ssr_mode=False,
         footer_links=[],
+        css=STYLE,
         theme=gr.themes.Default(font=FONTS, font_mono=["monospace"]),
         quiet=True,
         prevent_thread_lock=True,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..inference.adapter_fit import weights_that_fit
 from ..inference.batch import answer_chats
 from ..inference.checkpoints import check_checkpoint
 from .generation import cut_answer, read_generation
@@ -41,7 +42,8 @@ class EvaluatedModel:
         self.processor = AutoProcessor.from_pretrained(settings.checkpoint)
         self.image_options = {} if settings.max_slices is None else {"max_slices": settings.max_slices}
         device = settings.device or torch.accelerator.current_accelerator() or "cpu"
-        self.model = AutoModelForImageTextToText.from_pretrained(settings.checkpoint, dtype=settings.dtype)
+        with weights_that_fit(settings.checkpoint):
+            self.model = AutoModelForImageTextToText.from_pretrained(settings.checkpoint, dtype=settings.dtype)
         self.model.to(device).eval()
         self.record = Record(record, self.describe(harness))
 
@@ -90,12 +92,12 @@ class EvaluatedModel:
             question: see [`~EvaluatedModel.answer`].
         """
         messages = with_ocr_tokens(question) if self.settings.ocr_tokens else without_ocr_tokens(question)
-        rule, limit = self.settings.pre_resize, self.processor.image_processor.max_image_pixels
+        rule, image_processor = self.settings.pre_resize, self.processor.image_processor
         return [
             {
                 "role": message["role"],
                 "content": [
-                    {"type": "image", "image": pre_resized_image(entry["image"], question.task, rule, limit)}
+                    {"type": "image", "image": pre_resized_image(entry["image"], question.task, rule, image_processor)}
                     if entry["type"] == "image"
                     else entry
                     for entry in message["content"]

@@ -6,7 +6,8 @@ from typing import Any
 from PIL import Image
 
 from ..data.pre_resize import longer_side_to
-from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..model.image_loading_llava_uhd_v2 import read_rgb
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 
 
 PRE_RESIZE_RULES = ("released-permute", "released-sequential")
@@ -32,21 +33,21 @@ def evaluation_size(height: int, width: int, task: str, rule: str) -> tuple[int,
     return resized if rule == "released-sequential" or resized[1] > width else (height, width)
 
 
-def pre_resized_image(image: Any, task: str, rule: str | None, max_pixels: int | None) -> Any:
+def pre_resized_image(image: Any, task: str, rule: str | None, image_processor: LlavaUhdV2ImageProcessor) -> Any:
     """An image for the processor, resized by the rule of [`evaluation_size`]; as it is without a rule.
 
     Args:
         image: in any form that the processor takes.
         task: that it belongs to.
         rule: see there.
-        max_pixels: largest height * width that is decoded; None for no limit.
+        image_processor: says how many pixels are decoded, and what becomes of transparency.
 
     Raises:
         ValueError: if there is a rule and the image can't be opened.
     """
     if rule is None:
         return image
-    picture = Image.fromarray(read_pixels(as_image(image), max_pixels=max_pixels))
+    picture = read_rgb(image, max_pixels=image_processor.max_image_pixels, alpha=image_processor.alpha)
     height, width = evaluation_size(picture.height, picture.width, task, rule)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 

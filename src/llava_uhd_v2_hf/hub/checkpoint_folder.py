@@ -3,7 +3,6 @@
 
 import ast
 import fnmatch
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from transformers.utils import (
 )
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..utils.json_files import read_json
+from ..utils.plain_names import check_inside, check_plain_name
 
 
 CARD_NAME = "README.md"
@@ -123,6 +124,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if EXTENSIONS_NAME in names:
         published += extension_files(folder / EXTENSIONS_NAME)
     files = {name: folder / name for name in names if name not in weights and _matches(name, published)}
+    for path in (*files.values(), *weights.values(), folder / CARD_NAME):
+        check_inside(path, folder)
     left_out = {name.partition("/")[0] for name in names if name not in files | weights and name != CARD_NAME}
     return Checkpoint(files, weights, sorted(left_out))
 
@@ -139,18 +142,6 @@ def extension_files(path: Path) -> list[str]:
         raise ValueError(f"{path} is not valid Python: {error}") from error
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
     return sorted(f"{module}.py" for module in modules if module and module != REGISTRIES)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file.
-
-    Raises:
-        ValueError: if it is not one.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
 
 
 def _missing_files(names: list[str]) -> list[str]:
@@ -183,10 +174,12 @@ def _check_weights(folder: Path) -> list[str]:
     else:
         expected = {}
         index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME)
-        for tensor, name in index.get("weight_map", {}).items():
-            expected.setdefault(name, set()).add(tensor)
-        if not expected:
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{folder / SAFE_WEIGHTS_INDEX_NAME} names no weights.")
+        for tensor, name in weight_map.items():
+            place = f"`weight_map` of {folder / SAFE_WEIGHTS_INDEX_NAME}"
+            expected.setdefault(check_plain_name(name, place), set()).add(tensor)
     if missing := [name for name in sorted(expected) if not (folder / name).is_file()]:
         raise ValueError(f"{folder} is not complete. Missing: {'; '.join(missing)}.")
     for name, tensors in expected.items():
@@ -201,4 +194,4 @@ def _check_weights(folder: Path) -> list[str]:
     return [*index_name, *sorted(expected)]
 
 
-__all__ = ["CODE_FILES", "Checkpoint", "extension_files", "read_checkpoint", "read_json"]
+__all__ = ["CODE_FILES", "Checkpoint", "extension_files", "read_checkpoint"]

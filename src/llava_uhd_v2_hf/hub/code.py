@@ -13,8 +13,9 @@ from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2Model
 from ..model.pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from ..utils.json_files import read_json
 from .card import PIPELINE_TAG
-from .checkpoint_folder import EXTENSIONS_NAME, Checkpoint, read_json
+from .checkpoint_folder import EXTENSIONS_NAME, Checkpoint
 from .extensions import Kind, collect_extensions, outside_kinds
 
 

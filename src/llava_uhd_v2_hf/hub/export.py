@@ -47,7 +47,7 @@ def export_checkpoint(
         for name in checkpoint.files.keys() - files.keys():  # code of an earlier export
             (folder / name).unlink()
     else:
-        prepare_folder(target, CONFIG_NAME)
+        prepare_folder(target)
         check_free_space(target, checkpoint.num_bytes)
         files |= checkpoint.weights
         with atomic_folder(target, CONFIG_NAME) as staged:

@@ -2,21 +2,28 @@
 """Whether a name is that of a checkpoint of this model, or of an adapter for one."""
 
 import importlib.util
-import json
-import re
 from pathlib import Path
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..utils.hub_ids import find_folder
+from ..utils.json_files import read_json
 
 
 def is_adapter(model: str) -> bool:
-    """Whether this is the folder or the Hub id of an adapter."""
+    """Whether this is the folder or the Hub id of an adapter.
+
+    Raises:
+        ValueError: if it is neither a folder nor a Hub id.
+    """
+    folder = find_folder(model)
+    if folder is not None:
+        return (folder / ADAPTER_CONFIG_NAME).is_file()
     try:
         return find_adapter_config_file(model) is not None
-    except OSError:  # neither
+    except OSError:  # not on the Hub
         return False
 
 
@@ -27,26 +34,15 @@ def base_of(adapter: str) -> str:
         ValueError: if the adapter doesn't say.
     """
     config_file = find_adapter_config_file(adapter)
-    base = json.loads(Path(config_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    base = read_json(Path(config_file)).get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
         raise ValueError(f"{adapter}/{ADAPTER_CONFIG_NAME} has no `base_model_name_or_path`; write the checkpoint's.")
     return base
 
 
-def find_folder(name: str) -> Path | None:
-    """Tells a local folder from a Hub id; a folder that exists wins.
-
-    Returns:
-        The folder, or None for a Hub id.
-
-    Raises:
-        ValueError: if there is no such folder and the name is not a valid Hub id.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).parent.is_dir() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        raise ValueError(f"There is no folder {name}, and it is no Hub id like org/name.")
-    return None
+def lasting_name(model: str) -> str:
+    """Returns the absolute path of a folder, which resolves from everywhere, and a Hub id as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def check_checkpoint(model: str) -> str:
@@ -87,4 +83,4 @@ def check_checkpoint(model: str) -> str:
     return model
 
 
-__all__ = ["base_of", "check_checkpoint", "find_folder", "is_adapter"]
+__all__ = ["base_of", "check_checkpoint", "is_adapter", "lasting_name"]

@@ -8,7 +8,8 @@ from PIL import Image
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.geometry_llava_uhd_v2 import ROW_SEPARATOR, SLICE_SEPARATOR, SlicePlan, token_layout
-from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
+from ..model.image_loading_llava_uhd_v2 import read_rgb
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, OneImage, cut_views
 
 
 Regions = list[tuple[float, float, float, float]]
@@ -76,16 +77,17 @@ class Inspection:
 
 
 def inspect_image(
-    image: Image.Image,
+    image: OneImage,
     image_processor: LlavaUhdV2ImageProcessor,
     config: LlavaUhdV2Config,
     max_slices: int | None = None,
 ) -> Inspection:
-    """Cuts an RGB image as the image processor does; `max_slices` overrides the processor's own.
+    """Cuts an image, in any form that the image processor takes, as it does; `max_slices` overrides its own.
 
     Raises:
-        ValueError: if the image is empty or `max_slices` less than 1.
+        ValueError: if the image can't be used or `max_slices` is less than 1.
     """
+    image = read_rgb(image, max_pixels=image_processor.max_image_pixels, alpha=image_processor.alpha)
     settings = {} if max_slices is None else {"max_slices": max_slices}
     plan = image_processor.slice_plan(image.height, image.width, settings)
     projector, patch_size = config.projector_config, image_processor.patch_size

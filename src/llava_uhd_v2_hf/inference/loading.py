@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Loads what commands and the demo are given: checkpoints and image files."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -8,26 +9,26 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
-from ..model.image_loading_llava_uhd_v2 import as_image, read_pixels
+from ..model.image_loading_llava_uhd_v2 import image_name, read_rgb
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
+from .adapter_fit import weights_that_fit
 from .checkpoints import check_checkpoint
 
 
-def read_image(path: Path, max_pixels: int | None) -> Image.Image:
-    """The file as an RGB image.
+def read_image(source: str | os.PathLike[str], image_processor: LlavaUhdV2ImageProcessor) -> Image.Image:
+    """Reads a file or an http(s) URL as an RGB image, within the limits of the image processor.
 
     Raises:
-        OSError: if it is not there or can't be opened.
-        ValueError: if it is no image or has more than `max_pixels` pixels.
+        OSError: if the file is not there.
+        ValueError: if it can't be opened or downloaded, is not an image or has too many pixels.
     """
-    if not path.is_file():
-        hint = " URLs are not taken here; download it first." if str(path).startswith(("http:", "https:")) else ""
-        raise FileNotFoundError(f"There is no image file {path}.{hint}")
+    if not Path(source).is_file() and not str(source).startswith(("http://", "https://")):
+        raise FileNotFoundError(f"There is no image file {source}.")
     try:
-        return Image.fromarray(read_pixels(as_image(path), max_pixels=max_pixels))
+        return read_rgb(source, max_pixels=image_processor.max_image_pixels, alpha=image_processor.alpha)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
+        raise ValueError(f"{image_name(source)} cannot be used: {error}") from error
 
 
 def load_image_settings(model: str | None) -> tuple[LlavaUhdV2ImageProcessor, LlavaUhdV2Config]:
@@ -51,7 +52,8 @@ def load_network(model: str) -> LlavaUhdV2ForConditionalGeneration:
     Raises:
         OSError, ValueError: if the model can't be loaded.
     """
-    network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
+    with weights_that_fit(model):
+        network = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
     return network.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 

@@ -15,7 +15,7 @@ format also on `<|im_start|>assistant` and on every `<|im_start|>`, `<|im_end|>`
 these, and the newline after an answer's `<|im_end|>`, are left out.
 """
 
-_PRELUDE = """\
+RENDER_MACRO = """\
 {%- macro render(content) -%}
     {%- if content is string -%}
         {{- content -}}
@@ -35,6 +35,11 @@ _PRELUDE = """\
         {%- endfor -%}
     {%- endif -%}
 {%- endmacro -%}
+"""
+
+_PRELUDE = (
+    RENDER_MACRO
+    + """\
 {%- for message in messages -%}
     {%- if message.role not in ["user", "assistant"] and not (message.role == "system" and loop.first) -%}
         {{- raise_exception(
@@ -44,6 +49,7 @@ _PRELUDE = """\
     {%- endif -%}
 {%- endfor -%}
 """
+)
 
 VICUNA_V1_TEMPLATE = (
     _PRELUDE
@@ -96,8 +102,8 @@ QWEN_CHATML_TEMPLATE = (
 """
 )
 
-# Pre-training on captions: the image, the caption, a newline. The user's words are dropped, as the released training
-# does, so the generation prompt is the image alone.
+# Pre-training on captions: the BOS token, the image, the caption, a newline. The user's words are dropped, as the
+# released training does, so the generation prompt is the image alone.
 PLAIN_TEMPLATE = (
     _PRELUDE
     + """\
@@ -106,6 +112,7 @@ PLAIN_TEMPLATE = (
 {%- elif "<image>" not in render(messages[0].content) -%}
     {{- raise_exception("The plain template needs an image in the user message.") -}}
 {%- endif -%}
+{{- bos_token if bos_token else "" -}}
 {{- "<image>" * (render(messages[0].content).split("<image>") | length - 1) -}}
 {%- if messages | length == 2 -%}
     {%- generation -%}

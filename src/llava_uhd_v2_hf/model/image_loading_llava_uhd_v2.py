@@ -13,14 +13,16 @@ import urllib.request
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
-from transformers.utils import is_torch_tensor
+from transformers.utils import is_torch_tensor, logging
 
 
+logger = logging.get_logger(__name__)
+Alpha = Literal["drop", "white"]
 # Of a download, in seconds: the longest silence, and all of it.
 SILENCE_TIMEOUT, DOWNLOAD_TIMEOUT = 20, 120
 # Of a file or a download: more than images of the default `max_image_pixels` take, uncompressed and with 16 bits.
@@ -61,12 +63,32 @@ def image_name(image: Any) -> str:
     return name if len(name) <= 200 else f"{name[:40]}... of {len(name)} characters"
 
 
+def read_rgb(image: Any, *, max_pixels: int | None = None, alpha: Alpha = "drop") -> Image.Image:
+    """Reads one image, in any form of [`as_image`], as 8-bit RGB: what the image processor cuts.
+
+    Args:
+        image: path, URL, base64 string, image of PIL of any mode, array or tensor.
+        max_pixels: largest height * width; None for no limit.
+        alpha: what becomes of transparency, see [`read_pixels`].
+
+    Raises:
+        ValueError: if it is not an image, or can't be used.
+    """
+    return Image.fromarray(to_8_bits(read_pixels(as_image(image), max_pixels=max_pixels, alpha=alpha)))
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Rounds floats in [0, 1] to uint8; returns uint8 as it is."""
+    return pixels if pixels.dtype == np.uint8 else np.round(pixels * 255).astype(np.uint8)
+
+
 def read_pixels(
     image: Any,
     *,
     input_data_format: str | ChannelDimension | None = None,
     convert_rgb: bool = True,
     max_pixels: int | None = None,
+    alpha: Alpha = "drop",
 ) -> np.ndarray:
     """One image as [`as_image`] returns it -> (height, width, 3): uint8, or float in [0, 1] where it is of floats.
 
@@ -75,6 +97,7 @@ def read_pixels(
         input_data_format: where the channels of an array are; by default, inferred from its shape.
         convert_rgb: whether to make other images RGB; else they are refused.
         max_pixels: largest height * width; checked before pixels are decoded. None for no limit.
+        alpha: what becomes of transparency: `"drop"` shows the colours stored under it, `"white"` blends with white.
 
     Raises:
         ValueError: if the image is empty or too large, cannot be decoded, or has channels or values that are no
@@ -91,8 +114,10 @@ def read_pixels(
             raise ValueError(f"it has {pixels.shape[-1]} channels, not 3; set `do_convert_rgb=True`.")
     height, width, channels = pixels.shape
     _check_size(height, width, max_pixels)  # of a file again: an icon can hold more than its header says
-    pixels = _to_unit_or_8_bits(pixels[..., :3])
-    return np.broadcast_to(pixels, (height, width, 3)) if channels == 1 else pixels
+    colours = _to_unit_or_8_bits(pixels[..., :-1] if channels in (2, 4) else pixels)
+    if channels in (2, 4):
+        colours = _apply_alpha(colours, pixels[..., -1:], alpha)
+    return np.broadcast_to(colours, (height, width, 3))
 
 
 def open_image(data: bytes, formats: Sequence[str] | None = None) -> ImageFile.ImageFile:
@@ -167,21 +192,44 @@ def _download(url: str) -> bytes:
 
 
 def _decode(image: Image.Image) -> np.ndarray:
-    """An image of PIL, decoded, upright: (height, width, 3) of uint8, or (height, width, 1) of uint16 or floats."""
+    """Decodes an image of PIL and turns it upright: (height, width, 1 to 4), the last of 2 or 4 channels being alpha.
+
+    Colours are of uint8; grey of one channel may be of uint16 or floats.
+    """
     try:
         image = ImageOps.exif_transpose(image)
-        image.info.pop("transparency", None)  # dropped like every alpha; PIL would warn
         if image.mode == "La":  # grey that was multiplied by alpha
             image = image.convert("LA")
         wide = image.mode.startswith(("I", "F"))
-        pixels = np.asarray(image if wide or image.mode == "RGB" else image.convert("RGB"))
+        mode = image.mode if wide else "RGBA" if image.has_transparency_data else "RGB"
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
     except Exception as error:  # what PIL's decoders raise has no common class
         raise ValueError(_describe_damage(error)) from error
     if image.mode == "I":  # 32 bits, in which PIL also returns files of 16 bits
         if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
             raise ValueError(f"its mode I runs from {pixels.min()} to {pixels.max()}; scale it to 0 to 65535.")
         pixels = pixels.astype(np.uint16)
+    if image.mode.startswith("I;16") and "transparency" in image.info:  # the grey that is transparent
+        opacity = np.where(pixels == image.info["transparency"], 0, 65535)
+        return np.stack([pixels, opacity.astype(np.uint16)], axis=-1)
     return pixels[..., None] if wide else pixels
+
+
+def _apply_alpha(colours: np.ndarray, opacity: np.ndarray, alpha: Alpha) -> np.ndarray:
+    """Blends (height, width, channels) with white by its opacity, (height, width, 1), or leaves the colours."""
+    if alpha == "white":
+        opacity = _to_unit_or_8_bits(opacity)
+        if opacity.dtype != np.uint8:
+            return colours * opacity + (1 - opacity)
+        opacity = opacity.astype(np.uint16)
+        return ((colours * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    if (colours == colours[0, 0]).all() and (opacity != opacity[0, 0]).any():
+        logger.warning_once(
+            "An image is of one colour when its alpha channel is dropped; what it shows is in its transparency. Set "
+            '`alpha="white"` in the call or in the image processor, or `--alpha white` of a command, to blend images '
+            "with white."
+        )
+    return colours
 
 
 def _describe_damage(error: Exception) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
 from .geometry_llava_uhd_v2 import SlicePlan, plan_slices
-from .image_loading_llava_uhd_v2 import as_image, image_name, read_pixels
+from .image_loading_llava_uhd_v2 import Alpha, as_image, image_name, read_pixels, to_8_bits
 
 
 if TYPE_CHECKING:
@@ -61,12 +61,16 @@ class LlavaUhdV2ImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore
         Side in pixels of a patch of the vision tower.
     max_image_pixels (`int`, *optional*, defaults to 100000000):
         Largest number of pixels of an image before it is resized; None for no limit.
+    alpha (`str`, *optional*, defaults to `"drop"`):
+        What becomes of transparency: `"drop"` shows the colours stored under it (released code), `"white"` blends the
+        image with white.
     """
 
     max_slices: int | list[int] | list[list[int]]
     slice_resolution: int
     patch_size: int
     max_image_pixels: int | None
+    alpha: Literal["drop", "white"]
 
 
 class LlavaUhdV2ImageProcessor(PilBackend):
@@ -77,7 +81,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     EXIF orientation is applied), paths, URLs, base64 strings, or arrays and tensors in either channel order; alone,
     in a list, or in a list for each text. Integers run from 0 to 255 (unsigned ones of 16 bits, and PIL's modes of 16
     and 32 bits, from 0 to 65535) and floats from 0 to 1: floats are rounded to 8 bits and come out in [0, 1], with
-    `do_rescale` or without. Grey is replicated, palettes are expanded and alpha is dropped, unless
+    `do_rescale` or without. Grey is replicated, palettes are expanded and `alpha` is applied, unless
     `do_convert_rgb=False`, which accepts RGB only.
 
     Args:
@@ -91,6 +95,9 @@ class LlavaUhdV2ImageProcessor(PilBackend):
             Largest number of pixels of an image before it is resized, against files that are small and decode to
             gigabytes. The default is 286 MiB of RGB, the image of 10000 x 10000 pixels with which vLLM measures its
             memory. None for no limit but PIL's own, twice `PIL.Image.MAX_IMAGE_PIXELS`.
+        alpha (`str`, *optional*, defaults to `"drop"`):
+            What becomes of transparency: `"drop"` shows the colours stored under it, as the released code does;
+            `"white"` blends the image with white. A warning says once when dropping leaves a single colour.
         resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`):
             Filter of the resizing.
         do_convert_rgb (`bool`, *optional*, defaults to `True`):
@@ -125,6 +132,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
     slice_resolution = 336
     patch_size = 14
     max_image_pixels = 100_000_000
+    alpha: Alpha = "drop"
     resample = Image.Resampling.BICUBIC
     do_convert_rgb = True
     do_rescale = True
@@ -141,6 +149,8 @@ class LlavaUhdV2ImageProcessor(PilBackend):
             raise ValueError(
                 f"`max_slices` of an image processor is one number, got {self.max_slices}; pass a list in the call."
             )
+        if self.alpha not in get_args(Alpha):
+            raise ValueError(f'`alpha` must be "drop" or "white", got {self.alpha!r}.')
 
     def __call__(self, images: Images, **kwargs: Unpack[LlavaUhdV2ImageProcessorKwargs]) -> BatchFeature:
         """As [`~LlavaUhdV2ImageProcessor.preprocess`]."""
@@ -211,6 +221,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         max_image_pixels: int | None = None,
+        alpha: Alpha = "drop",
         **kwargs: object,
     ) -> np.ndarray:
         """One fetched image -> (height, width, 3): uint8, or float in [0, 1] where it came as floats."""
@@ -219,6 +230,7 @@ class LlavaUhdV2ImageProcessor(PilBackend):
             input_data_format=input_data_format,
             convert_rgb=bool(do_convert_rgb),
             max_pixels=max_image_pixels,
+            alpha=alpha,
         )
 
     def _preprocess_image_like_inputs(
@@ -243,10 +255,8 @@ class LlavaUhdV2ImageProcessor(PilBackend):
                 pixels = self.process_image(image, **kwargs)
             height, width, _ = pixels.shape
             plan = self.slice_plan(height, width, {**kwargs, "max_slices": limit, "patch_size": patch_size})
-            is_float = pixels.dtype != np.uint8
-            pixels = np.round(pixels * 255).astype(np.uint8) if is_float else pixels
-            views.append(cut_views(Image.fromarray(pixels), plan, kwargs["resample"]))
-            values.append(_values_of_bytes(is_float, **kwargs))
+            views.append(cut_views(Image.fromarray(to_8_bits(pixels)), plan, kwargs["resample"]))
+            values.append(_values_of_bytes(pixels.dtype != np.uint8, **kwargs))
             plans.append(plan)
 
         length = max(plan.num_patches(patch_size) for plan in plans)

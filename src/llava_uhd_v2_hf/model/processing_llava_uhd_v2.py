@@ -2,13 +2,16 @@
 """Processor: text and images -> model inputs, each `<image>` widened to the image's number of tokens."""
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
+from transformers.utils import is_torch_tensor
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from .geometry_llava_uhd_v2 import SlicePlan, num_image_tokens
@@ -31,6 +34,10 @@ class LlavaUhdV2Processor(ProcessorMixin):
     A call takes `images` (one, a flat list, or a list or None for each text) and `text` with an `<image>` for each of
     them, and returns the tokenizer's and the image processor's outputs. An `<image>` becomes as many image tokens as
     its image has tokens and separators.
+
+    Batches are padded on the left, for generation, whatever the tokenizer's files say: the processor sets the
+    tokenizer's `padding_side`. `padding_side="right"` in a call or in `from_pretrained`, and
+    `processor.tokenizer.padding_side = "right"`, override it.
 
     Args:
         image_processor ([`LlavaUhdV2ImageProcessor`]):
@@ -79,6 +86,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
         if token_layout not in ("spatial", "sequential"):
             raise ValueError(f'`token_layout` must be "spatial" or "sequential", got {token_layout!r}.')
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        tokenizer.padding_side = "left"
         self.query_grid = list(query_grid)
         self.token_layout = token_layout
         self.image_token = image_token
@@ -90,6 +98,21 @@ class LlavaUhdV2Processor(ProcessorMixin):
                 f'[AddedToken("{image_token}", special=True, normalized=False)], special_tokens=True)`, and take its '
                 "id as the model's `image_token_id`."
             )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> "LlavaUhdV2Processor":
+        """Loads a processor; its batches are padded on the left, or where `padding_side` says.
+
+        Args:
+            pretrained_model_name_or_path: folder or Hub id.
+            kwargs: handed to `ProcessorMixin.from_pretrained`: `revision`, `token`, options of the tokenizer and
+                fields of the image processor.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor.tokenizer.padding_side = kwargs.get("padding_side", "left")
+        return processor
 
     def __call__(
         self,
@@ -114,10 +137,33 @@ class LlavaUhdV2Processor(ProcessorMixin):
             ValueError: if texts and images do not match, an image cannot be used, truncation would cut an image, or a
                 text is too long; see the class.
         """
+        self._check_kinds(images, text)
         given = {**kwargs, **kwargs.get("text_kwargs", {})}
         if "add_special_tokens" not in given and self.begins_with_bos(text):
             kwargs["add_special_tokens"] = False
         return super().__call__(images=images, text=text, **kwargs)
+
+    def _check_kinds(self, images: Any, text: Any) -> None:
+        """Refuses texts among the images, and what is no text among the texts.
+
+        Raises:
+            ValueError: naming it, and the order of the arguments where they are swapped.
+        """
+        texts = [] if text is None else _as_list(text)
+        strings = [entry for entry in _as_list(images) if isinstance(entry, str)]
+        if any(self.image_token in entry for entry in strings) or (strings and any(map(_is_image, texts))):
+            raise ValueError(
+                f"Expected images as `images`, got the text {strings[0][:60]!r}; images come first: "
+                "`processor(images=..., text=...)`."
+            )
+        if text is not None and not texts:
+            raise ValueError("`text` is an empty list; pass at least one text.")
+        for index, entry in enumerate(texts):
+            if not isinstance(entry, str):
+                rest = "; pass images as `images`." if _is_image(entry) else "."
+                raise ValueError(
+                    f"Text {index} is a {type(entry).__name__}; `text` must be a string or a list of them{rest}"
+                )
 
     def begins_with_bos(self, text: str | list[str] | None) -> bool:
         """Whether a text, or each of several, begins with the BOS token, as chat templates write it."""
@@ -133,6 +179,8 @@ class LlavaUhdV2Processor(ProcessorMixin):
     ) -> Any:
         """Renders a conversation, or several, as a prompt; with `tokenize=True` as model inputs.
 
+        Special tokens are those that the template writes, as in the tokenizer's own `apply_chat_template`.
+
         Args:
             conversation: messages of `role` and `content`, a string or a list of text and image entries.
             chat_template: instead of the processor's own.
@@ -144,7 +192,7 @@ class LlavaUhdV2Processor(ProcessorMixin):
             The prompt, or a list of them; with `tokenize=True` and `return_dict=True` what a call returns.
         """
         # before 5.24, transformers refuses images that are not in the messages
-        processor, settings = copy.copy(self), dict(processor_kwargs or {})
+        processor, settings = copy.copy(self), {"add_special_tokens": False, **(processor_kwargs or {})}
         processor.chat_images = settings.pop("images", None)
         return ProcessorMixin.apply_chat_template(
             processor, conversation, chat_template, processor_kwargs=settings, **kwargs
@@ -172,17 +220,12 @@ class LlavaUhdV2Processor(ProcessorMixin):
             kwargs: handed to `ProcessorMixin`.
 
         Raises:
-            ValueError: if the texts mark more or fewer images than there are, there is neither text nor image, a text
-                is no string, or there are videos or audio.
+            ValueError: if the texts mark more or fewer images than there are, there is neither text nor image, or
+                there are videos or audio.
         """
         for kind in ("videos", "audio"):
             if kwargs.get(kind) is not None:
                 raise ValueError(f"The model reads text and images; leave `{kind}` out, or pass frames as images.")
-        for index, sample in enumerate(text or ()):
-            if not isinstance(sample, str):
-                raise ValueError(
-                    f"Text {index} is a {type(sample).__name__}; `text` must be a string or a list of them."
-                )
         if text is not None:
             self._check_image_counts(images, text)
         super().validate_inputs(images=images, text=text, **kwargs)
@@ -283,6 +326,14 @@ class LlavaUhdV2Processor(ProcessorMixin):
             num_image_tokens=[self.count_tokens(plan, patch_size) for plan in plans],
             num_image_patches=[1] * len(plans),
         )
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _is_image(entry: Any) -> bool:
+    return isinstance(entry, (Image.Image, np.ndarray)) or is_torch_tensor(entry)
 
 
 __all__ = ["LlavaUhdV2Processor", "LlavaUhdV2ProcessorCallKwargs"]

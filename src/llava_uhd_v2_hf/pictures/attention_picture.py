@@ -6,7 +6,6 @@ Lengths are in pixels of the picture; an area to fill is (height, width).
 
 import math
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +15,7 @@ from ..inference.chat import Chat
 from ..inference.inspection import Inspection, count_of, inspect_image
 from ..inference.loading import load_image_settings, load_network, read_image
 from ..model.geometry_llava_uhd_v2 import SlicePlan
+from ..model.image_loading_llava_uhd_v2 import Alpha
 from .attention import AnswerAttention, AttentionMaps, attend, find_regions, place_weights
 from .canvas import (
     BACKGROUND,
@@ -198,24 +198,32 @@ def _draw_scale(top: float, separators: float, rest: float) -> Image.Image:
 
 
 def explain_answer(
-    image: Path, model: str, question: str, token: str | None, max_new_tokens: int, max_slices: int | None
+    image: str,
+    model: str,
+    question: str,
+    token: str | None,
+    max_new_tokens: int,
+    max_slices: int | None,
+    alpha: Alpha | None = None,
 ) -> tuple[Image.Image, str]:
     """Asks a model about an image, and draws where it looked; the answer too.
 
     Args:
-        image: file.
+        image: file or http(s) URL.
         model: folder or Hub id of a checkpoint or an adapter.
         question: the user's message.
         token: see [`AnswerAttention.find_tokens`].
         max_new_tokens: longest answer, in tokens.
         max_slices: largest number of slices; None is the model's own.
+        alpha: what becomes of transparency; None is the model's own.
 
     Raises:
         OSError: if image or model are not there.
         ValueError: if one of them can't be used, or the answer has no such token.
     """
     image_processor, config = load_image_settings(model)
-    picture = read_image(image, image_processor.max_image_pixels)
+    image_processor.alpha = alpha or image_processor.alpha
+    picture = read_image(image, image_processor)
     inspection = inspect_image(picture, image_processor, config, max_slices)
     find_regions(inspection)  # before a long answer
     chat = Chat(load_network(model), AutoProcessor.from_pretrained(model), [picture], max_slices)

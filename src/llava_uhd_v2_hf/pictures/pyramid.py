@@ -15,13 +15,15 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, PreTrainedModel
 
 from ..data.normalisation import NORMALISATIONS
+from ..inference.adapter_fit import weights_that_fit
 from ..inference.checkpoints import check_checkpoint
 from ..inference.inspection import count_of
 from ..inference.towers import load_tower, tower_features
 from ..inference.vdim_file import VDIM_NAME, load_vdim
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.geometry_llava_uhd_v2 import SlicePlan
-from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, cut_views
+from ..model.image_loading_llava_uhd_v2 import read_rgb
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor, OneImage, cut_views
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .feature_maps import BACKGROUND, draw_panels, enlarge, fit_palette, guidance_row, pyramid_row
 
@@ -76,7 +78,8 @@ def load_pyramid(source: str | None) -> PyramidParts:
         return PyramidParts(LlavaUhdV2ImageProcessor(image_mean=[0.0] * 3, image_std=[1.0] * 3), LlavaUhdV2Config())
     if not Path(source).is_file() and not (Path(source) / VDIM_NAME).is_file():
         check_checkpoint(source)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto").eval()
+        with weights_that_fit(source):
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype="auto").eval()
         return PyramidParts.of_model(model, AutoImageProcessor.from_pretrained(source))
     upsampler, facts = load_vdim(source)
     tower, config = load_tower(facts.tower, facts.vision_feature_layer)
@@ -87,21 +90,23 @@ def load_pyramid(source: str | None) -> PyramidParts:
     return PyramidParts(processor, config, tower, upsampler)
 
 
-def draw_pyramid(image: Image.Image, parts: PyramidParts, max_slices: int | None = None) -> Image.Image:
+def draw_pyramid(image: OneImage, parts: PyramidParts, max_slices: int | None = None) -> Image.Image:
     """The pyramids of the slices, in their grid, and of the overview; of a wide image one panel below the other.
 
     Args:
-        image: RGB.
+        image: in any form that the image processor takes.
         parts: see [`load_pyramid`].
         max_slices: largest number of slices; None is the processor's own.
 
     Raises:
-        ValueError: if `max_slices` is less than 1.
+        ValueError: if the image can't be used or `max_slices` is less than 1.
     """
+    processor = parts.image_processor
+    image = read_rgb(image, max_pixels=processor.max_image_pixels, alpha=processor.alpha)
     settings = {} if max_slices is None else {"max_slices": max_slices}
-    plan = parts.image_processor.slice_plan(image.height, image.width, settings)
-    views = cut_views(image, plan, parts.image_processor.resample)
-    rows = draw_views([normalise(view, parts.image_processor) for view in views], parts)
+    plan = processor.slice_plan(image.height, image.width, settings)
+    views = cut_views(image, plan, processor.resample)
+    rows = draw_views([normalise(view, processor) for view in views], parts)
 
     ratio = image.width / image.height
     side = TALL_SIDE if ratio < 1 / 2 else WIDE_SIDE if ratio > 2 else SIDE

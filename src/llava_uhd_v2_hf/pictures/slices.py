@@ -29,7 +29,7 @@ from .canvas import (
 
 SLICE_GAP = 7
 LARGEST_CELL = 12  # side of a token in the map
-BADGE = 22  # diameter of a slice's number
+NUMBER_LINE = 17  # above a row of slices, for their numbers
 LEGEND_LINE = 25
 
 OVERVIEW_COLOUR = "#0a7e8c"
@@ -79,32 +79,30 @@ def draw_inspection(inspection: Inspection) -> Image.Image:
 
 
 def draw_slices(inspection: Inspection, area: tuple[int, int]) -> list[Image.Image]:
-    """The panel with the slices in their grid, numbered; none for an image that is not sliced."""
+    """Draws the panel with the slices in their grid, their numbers above them; none for an image without slices.
+
+    Slices too small for a number have none.
+    """
     plan = inspection.plan
     if not plan.num_slices:
         return []
     rows, columns = plan.grid
     gap = min(SLICE_GAP, area[0] // (2 * rows), area[1] // (2 * columns))
-    room = (area[0] - gap * (rows - 1)) // rows, (area[1] - gap * (columns - 1)) // columns
+    numbered = min(area[0] // rows, area[1] // columns) > 2 * NUMBER_LINE
+    top = NUMBER_LINE if numbered else 0
+    room = (area[0] - gap * (rows - 1)) // rows - top, (area[1] - gap * (columns - 1)) // columns
     height, width = shrink(plan.slice_size, room)
-    body = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), BACKGROUND)
+    pitch = top + height + gap
+    body = Image.new("RGB", (columns * (width + gap) - gap, rows * pitch - gap), BACKGROUND)
+    drawn = ImageDraw.Draw(body)
     for index, view in enumerate(inspection.views[:-1]):
-        drawn = view.resize((width, height), Image.Resampling.LANCZOS)
-        if min(drawn.size) > 1.5 * BADGE:
-            draw_badge(drawn, index + 1)
         row, column = divmod(index, columns)
-        body.paste(drawn, (column * (width + gap), row * (height + gap)))
+        place = (column * (width + gap), row * pitch + top)
+        body.paste(view.resize((width, height), Image.Resampling.LANCZOS), place)
+        if numbered:
+            drawn.text((place[0], place[1] - 4), str(index + 1), fill=MUTED, font=SMALL_FONT, anchor="ls")
     title = f"{plan.num_slices} slices: {count_of(rows, 'row')}, {count_of(columns, 'column')}"
     return [draw_panel(body, title, f"each {inspection.describe_size(plan.slice_size)}")]
-
-
-def draw_badge(picture: Image.Image, number: int) -> None:
-    """A number in a circle, in the upper left corner."""
-    inset, centre = 6, 6 + BADGE / 2
-    large = Image.new("L", (4 * BADGE, 4 * BADGE), 0)
-    ImageDraw.Draw(large).ellipse((0, 0, 4 * BADGE - 1, 4 * BADGE - 1), fill=225)
-    picture.paste(INK, (inset, inset), large.resize((BADGE, BADGE), Image.Resampling.BOX))
-    ImageDraw.Draw(picture).text((centre, centre), str(number), fill="white", font=SMALL_FONT, anchor="mm")
 
 
 def draw_overview(inspection: Inspection, area: tuple[int, int]) -> Image.Image:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import torch
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
 
-from ..model.image_loading_llava_uhd_v2 import open_image, read_pixels
+from ..data.labels import TEMPLATE_ERRORS
+from ..model.image_loading_llava_uhd_v2 import open_image, read_rgb
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .downloads import Downloader
 from .errors import ApiError
@@ -131,8 +131,9 @@ class PromptMaker:
         return files
 
     def _decode(self, data: bytes, place: str) -> Image.Image:
+        alpha = self.processor.image_processor.alpha
         with naming_image(place):
-            return Image.fromarray(read_pixels(open_image(data, formats=FORMATS), max_pixels=self.limits.image_pixels))
+            return read_rgb(open_image(data, formats=FORMATS), max_pixels=self.limits.image_pixels, alpha=alpha)
 
     def _process(self, request: ChatRequest, files: list[bytes]) -> Prompt:
         images = [self._decode(data, place) for data, (place, _) in zip(files, image_places(request), strict=True)]
@@ -150,7 +151,7 @@ class PromptMaker:
                     return_tensors="pt",
                     processor_kwargs={"max_slices": limits} if limits else {},
                 )
-        except (ValueError, jinja2.TemplateError) as error:
+        except (ValueError, *TEMPLATE_ERRORS) as error:
             raise ApiError(400, f"The messages cannot be used: {error}"[:1000], param="messages") from error
         inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         return Prompt(inputs, self._answer_tokens(request, inputs["input_ids"].shape[1]))

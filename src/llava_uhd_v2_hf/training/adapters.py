@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig, PreTrainedModel, TrainingArguments
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..inference.checkpoints import base_of, is_adapter
+from ..inference.adapter_fit import weights_that_fit
+from ..inference.checkpoints import check_checkpoint, is_adapter
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .adapter_settings import LoraSettings, QuantizationSettings
 from .parameter_groups import part_of
@@ -47,6 +48,7 @@ def add_adapter(model: PreTrainedModel, lora: LoraSettings, trained: Collection[
         lora_dropout=lora.dropout,
         target_modules=targets,
         modules_to_save=sorted(name for name in copied if not _is_inside(name, copied)) or None,
+        task_type=TaskType.CAUSAL_LM,  # PEFT has none of its own for models that see images
     )
     return get_peft_model(model, config)
 
@@ -83,11 +85,13 @@ def resume_adapter(model: PreTrainedModel, adapter: str, lora: LoraSettings | No
     """Loads an adapter into its checkpoint, to train it further.
 
     Raises:
-        ValueError: if the recipe's `lora` is not the adapter's.
+        ValueError: if the recipe's `lora` is not the adapter's, or the adapter doesn't fit the checkpoint.
     """
-    adapted = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    config = PeftConfig.from_pretrained(adapter)
+    config.base_model_name_or_path, config.task_type = model.name_or_path, TaskType.CAUSAL_LM
+    with weights_that_fit(adapter):
+        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=True, config=config)
     if lora is not None:
-        config = adapted.peft_config["default"]
         theirs = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
         differing = [f"{name} is {value}" for name, value in theirs.items() if value != getattr(lora, name)]
         if differing or (lora.targets is not None and lora_targets(model, lora) != config.target_modules):
@@ -138,9 +142,10 @@ def merge_adapter(adapter: str, output: Path) -> None:
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
-    base, processor = base_of(adapter), AutoProcessor.from_pretrained(adapter)
-    model = LlavaUhdV2ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    base, processor = check_checkpoint(adapter), AutoProcessor.from_pretrained(adapter)
+    with weights_that_fit(adapter):
+        model = LlavaUhdV2ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     write_model(output, merged, processor, stored_dtype(base))
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .interruption import Interrupted
 from .recipes import read_recipe
+from .run_state import last_checkpoint
 from .stage import Stage, read_stage
 from .stages.finetune.recipe import FinetuneRecipe
 from .stages.finetune.run import finetune
@@ -47,6 +49,7 @@ def train(stage: str, recipe: str, overrides: Sequence[str] = ()) -> Path:
         What was written: the folder with the model or adapter, or the file with the up-sampler.
 
     Raises:
+        Interrupted: after SIGINT or SIGTERM.
         OSError, ValueError: if stage, recipe, model or data can't be used.
     """
     read = read_stage(stage)
@@ -56,7 +59,13 @@ def train(stage: str, recipe: str, overrides: Sequence[str] = ()) -> Path:
             f"{stage}: `save`={read.save!r} can't be used with `family`={read.family!r}; it must be "
             f"{' or '.join(map(repr, family.save))}."
         )
-    return family.train(read_recipe(family.recipe, recipe, overrides, stage=read), read)
+    settings: Any = read_recipe(family.recipe, recipe, overrides, stage=read)
+    try:
+        return family.train(settings, read)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(last_checkpoint(Path(settings.training.output_dir))) from interrupt
 
 
 __all__ = ["FAMILIES", "Family", "train"]

@@ -189,8 +189,10 @@ def describe_plan(model: nn.Module, plan: Mapping[str, PartPlan]) -> str:
     return "\n".join(f"{row[0]:<17}" + "".join(f"{cell:>16}" for cell in row[1:]).rstrip() for row in rows)
 
 
-def optimizer_groups(model: nn.Module, plan: Mapping[str, PartPlan], decayed: Collection[str]) -> list[dict[str, Any]]:
-    """The trained parameters by part, with weight decay and without.
+def optimizer_groups(
+    model: nn.Module, plan: Mapping[str, PartPlan], decayed: Collection[str]
+) -> dict[tuple[str, bool], dict[str, Any]]:
+    """The trained parameters by part, with weight decay (True) and without.
 
     Args:
         model: after [`apply_plan`].
@@ -204,7 +206,7 @@ def optimizer_groups(model: nn.Module, plan: Mapping[str, PartPlan], decayed: Co
         part, decays = part_of(name), name in decayed
         settings = {"lr": plan[part].learning_rate, "weight_decay": plan[part].weight_decay if decays else 0.0}
         groups.setdefault((part, decays), {"params": [], **settings})["params"].append(parameter)
-    return list(groups.values())
+    return groups
 
 
 __all__ = [

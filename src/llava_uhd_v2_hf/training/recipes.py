@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..utils.strict_yaml import build, check, parse_yaml, set_override
+from .machine import fit_accelerator, without_accelerator
 from .named_files import read_named, shipped_files
 from .stage import Stage
 
@@ -21,6 +22,8 @@ def shipped_recipes(stage: str) -> dict[str, str]:
 def read_recipe(kind: type[Recipe], source: str, overrides: Sequence[str] = (), *, stage: Stage) -> Recipe:
     """Reads a recipe. What it doesn't say is as the stage says, or else the default of the dataclass.
 
+    Without a GPU, a recipe for one is read as one for the CPU, see [`fit_accelerator`].
+
     Args:
         kind: the dataclass of the recipes of the stage's family.
         source: a YAML file, or the name of a shipped recipe of the stage.
@@ -33,11 +36,20 @@ def read_recipe(kind: type[Recipe], source: str, overrides: Sequence[str] = (), 
     """
     check(kind, stage.recipe, f"`recipe` of the stage {stage.name}")
     values = parse_yaml(read_named("recipe", source, shipped_recipes(stage.name)), source)
+    training: Any = None
     if isinstance(values, Mapping):
         values = _merge(copy.deepcopy(stage.recipe), values)
         for override in overrides:
             set_override(values, override)
-    return build(kind, values, source)
+        training = values.get("training")
+    if not isinstance(training, dict):
+        return build(kind, values, source)
+    fit_accelerator(training)
+    try:
+        return build(kind, values, source)
+    except ValueError:  # what is wrong on every machine comes first
+        build(kind, values | {"training": without_accelerator(training)}, source)
+        raise
 
 
 def _merge(defaults: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..utils.strict_yaml import RENAMED
 
 RECIPE_NAME = "recipe.yaml"
 PUSHED_CHECKPOINT = "last-checkpoint"  # the name that `hub_strategy: checkpoint` gives it on the Hub
+FINISHED = "The training in {} is finished: nothing was changed. Set another `training.output_dir` for a new one."
 WINDOW = 10  # logged losses that a card averages
 
 
@@ -107,6 +108,22 @@ def trained_steps(checkpoint: Path) -> int:
     return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
 
 
+def is_finished(args: TrainingArguments, results: Iterable[str]) -> bool:
+    """Returns whether a training in `args.output_dir` has taken all its steps and has written its result.
+
+    Args:
+        args: `max_steps` is the number of steps; below 1, the number is as it was when the training began.
+        results: files of which one is there then; `Trainer.save_state` has been called after it was written.
+    """
+    folder = Path(args.output_dir)
+    try:
+        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    steps = args.max_steps if args.max_steps > 0 else state["max_steps"]
+    return state["global_step"] >= steps and any((folder / name).is_file() for name in results)
+
+
 def check_same_recipe(folder: Path, values: dict[str, Any], same: Iterable[str], free: Iterable[str] = ()) -> None:
     """
     Args:
@@ -154,10 +171,13 @@ def mean_losses(log_history: list[dict[str, float]]) -> dict[str, float]:
 
 
 __all__ = [
+    "FINISHED",
     "PUSHED_CHECKPOINT",
     "RECIPE_NAME",
     "check_same_recipe",
     "checkpoint_to_resume",
+    "is_finished",
+    "last_checkpoint",
     "mean_losses",
     "recipe_values",
     "share_batch",

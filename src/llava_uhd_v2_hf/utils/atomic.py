@@ -2,7 +2,7 @@
 """Atomic file writes: files and folders that appear complete or not at all, and free disk space.
 
 Everything is written under another name beside its place and renamed at the end, after it has been flushed to the
-disk. A folder has a key file, without which nothing loads it (config.json); it is the last to get its name. A process
+disk. A folder has a key file, without which nothing loads it (config.json); it gets its name last. A process
 that is killed at any point leaves nothing that loads by mistake, and what it left is removed by the next run.
 """
 
@@ -42,14 +42,14 @@ def atomic_folder(target: Path, key_file: str) -> Iterator[Path]:
     Raises:
         ValueError: if `target` is in use, see [`prepare_folder`].
     """
-    prepare_folder(target, key_file)
+    prepare_folder(target)
     with temporary_folder(target) as staged:
         yield staged
         _flush_files(staged)
         if target.exists():
             target.rmdir()
+        (staged / (key_file + PARTIAL)).rename(staged / key_file)  # all else is written by now
         staged.rename(target)
-        (target / (key_file + PARTIAL)).rename(target / key_file)
 
 
 @contextmanager
@@ -85,22 +85,19 @@ def temporary_folder(place: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def prepare_folder(target: Path, key_file: str) -> None:
-    """Removes what killed runs of [`atomic_folder`] left at `target` and beside it, and prints their names.
+def prepare_folder(target: Path) -> None:
+    """Removes what killed runs of [`atomic_folder`] left beside `target`, and prints their names.
 
     Args:
         target: the folder that is to be written.
-        key_file: the file without which nothing loads the folder.
 
     Raises:
         ValueError: if `target` is a file, a mount point or a folder with files.
     """
     if target.exists():
-        if (target / (key_file + PARTIAL)).is_file() and not (target / key_file).exists():
-            _remove(target)
-        elif not target.is_dir() or any(target.iterdir()):
+        if not target.is_dir() or any(target.iterdir()):
             raise ValueError(f"{target} exists and is not an empty folder; choose another name or remove it.")
-        elif target.is_mount():
+        if target.is_mount():
             raise ValueError(f"{target} is a mount point, which can't be replaced; write to a new folder in it.")
     _remove_abandoned(target)
 

@@ -11,7 +11,9 @@ LIBRARY_ERRORS = {
     "safetensors": "SafetensorError",
 }
 # of setup.cfg; what is not here belongs to training
-EXTRAS = {"gradio": "demo"} | dict.fromkeys(["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve")
+EXTRAS = {"gradio": "demo", "gguf": "gguf"} | dict.fromkeys(
+    ["fastapi", "httpcore2", "prometheus_client", "uvicorn"], "serve"
+)
 
 
 def expected_errors() -> tuple[type[Exception], ...]:

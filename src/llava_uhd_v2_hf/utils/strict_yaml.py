@@ -21,6 +21,8 @@ RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
+_SHOWN_KEYS = 20
+_NEAR = 0.75  # of `difflib`: three quarters of the letters are the same
 
 
 class _Loader(yaml.SafeLoader):
@@ -192,16 +194,29 @@ def _all_names(kind: type, section: str = "") -> Iterator[str]:
 
 def _describe_unknown(name: str, whole: type) -> str:
     known = list(_all_names(whole))
-    last = name.rpartition(".")[2]
-    near = [key for key in known if key.rpartition(".")[2] == last]
-    near += difflib.get_close_matches(name, known, n=3)
-    by_last = {key.rpartition(".")[2]: key for key in known}
-    near += [by_last[key] for key in difflib.get_close_matches(last, by_last, n=2)]
-    near = list(dict.fromkeys(near))[:4]
-    section = name.rpartition(".")[0]
+    section, _, last = name.rpartition(".")
     siblings = [key for key in known if key.rpartition(".")[0] == section]
-    hint = f"did you mean {' or '.join(f'`{key}`' for key in near)}?" if near else f"known: {', '.join(siblings)}."
+    near = _same_name(last, known) or _close_names(last, siblings) or _close_names(last, known)
+    if near:
+        hint = f"did you mean {' or '.join(f'`{key}`' for key in near)}?"
+    elif len(siblings) <= _SHOWN_KEYS:
+        hint = f"known: {', '.join(siblings)}."
+    else:
+        hint = f"`{section}` has {len(siblings)} keys, none with a similar name."
     return f"unknown key `{name}`; {hint}"
+
+
+def _same_name(last: str, keys: list[str]) -> list[str]:
+    """The keys of that name that are the least deep in sections."""
+    same = [key for key in keys if key.rpartition(".")[2] == last]
+    depth = min((key.count(".") for key in same), default=0)
+    return [key for key in same if key.count(".") == depth]
+
+
+def _close_names(last: str, keys: list[str]) -> list[str]:
+    """The keys whose names without sections are like another, the most similar first."""
+    names = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    return [names[near] for near in difflib.get_close_matches(last, names, n=3, cutoff=_NEAR)]
 
 
 __all__ = ["RENAMED", "build", "check", "parse_yaml", "set_override"]

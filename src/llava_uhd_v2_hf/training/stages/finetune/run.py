@@ -2,7 +2,6 @@
 """Stages 1 and 2 (paper 4.1): pre-training of the window attention, and fine-tuning, on transformers' `Trainer`."""
 
 import copy
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,16 @@ import torch
 from huggingface_hub import HfApi
 from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import AutoProcessor, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
 from ....data.collation import ConversationCollator
 from ....data.lengths import measure_lengths
 from ....data.samples import ConversationDataset
 from ....data.streams import ConversationStream
-from ....inference.checkpoints import base_of, check_checkpoint, is_adapter
+from ....inference.adapter_fit import weights_that_fit
+from ....inference.checkpoints import base_of, check_checkpoint, is_adapter, lasting_name
 from ....model.chat_templates_llava_uhd_v2 import PLAIN_TEMPLATE
 from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
@@ -28,12 +27,15 @@ from ...adapters import add_adapter, half_dtype, quantization_config, resume_ada
 from ...curves import CURVES_NAME, save_curves
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
+from ...machine import check_loggers, limit_workers
 from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, parts_of_model, plan_parts
 from ...result_folder import stored_dtype, write_model
 from ...run_state import (
+    FINISHED,
     PUSHED_CHECKPOINT,
     check_same_recipe,
     checkpoint_to_resume,
+    is_finished,
     recipe_values,
     share_batch,
     trained_steps,
@@ -42,7 +44,8 @@ from ...run_state import (
 from ...stage import Stage
 from .card import write_card
 from .recipe import FinetuneRecipe
-from .trainer import FinetuneTrainer
+from .steps import describe_steps
+from .trainer import LEARNING_RATE, FinetuneTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -54,14 +57,16 @@ SAME = (
     *("training.max_grad_norm", "training.max_steps", "training.num_train_epochs", "training.optim"),
     *("training.seed", "training.train_sampling_strategy"),
 )
-CURVES = ("loss", "grad_norm", "learning_rate", "eval_exact_match")
+RESULTS = (CONFIG_NAME, ADAPTER_CONFIG_NAME)  # one of them is there when a result is complete
+CURVES = ("loss", "grad_norm", LEARNING_RATE, "eval_exact_match")  # those whose names begin so
 
 
 def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
     """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
 
     Raises:
-        ValueError: if the batch can't be divided among the processes, or they would mix up gradients.
+        ValueError: if the batch can't be divided among the processes, they would mix up gradients, or a logger is not
+            installed.
     """
     args = recipe.training
     plugin = args.deepspeed_plugin
@@ -70,31 +75,13 @@ def prepare_arguments(recipe: FinetuneRecipe) -> TrainingArguments:
             "DeepSpeed's ZeRO stage 2 adds up over the processes what gradient comes first with what comes first, and "
             "the order differs where their images have different shapes. Use stage 1 or 3 (zero_stage)."
         )
+    check_loggers(args)
     share_batch(args, recipe.batch_size)
-    if recipe.data.streaming:
+    if recipe.data.streaming:  # its order depends on the number of workers
         args.ignore_data_skip = True  # the stream begins where it stopped
+    else:
+        limit_workers(args)
     return args
-
-
-def check_warmup(args: TrainingArguments, batch_size: int, samples: int) -> None:
-    """Looks whether a training gets past its warm-up, in whose first step the learning rate is 0.
-
-    Raises:
-        ValueError: if that is its only step, and the recipe doesn't say so.
-    """
-    steps = (
-        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(samples / batch_size))
-    )
-    warmup = 0 if args.lr_scheduler_type == SchedulerType.CONSTANT else args.get_warmup_steps(steps)
-    if warmup < steps:
-        return
-    message = (
-        f"All of the training is warm-up: {samples} samples in batches of {batch_size} make {steps} step(s), of "
-        f"which {warmup} warm up. Lower `batch_size` or `training.warmup_steps`, or raise `training.num_train_epochs`."
-    )
-    if steps == 1 and args.max_steps < 1:
-        raise ValueError(f"{message} Now it would change no weight.")
-    logger.warning(message)
 
 
 def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: TrainingArguments) -> nn.Module:
@@ -105,12 +92,14 @@ def load_model(recipe: FinetuneRecipe, plan: dict[str, PartPlan], args: Training
     """
     from_adapter = is_adapter(recipe.model)
     quantization = quantization_config(recipe.quantization, args) if recipe.quantization is not None else None
-    model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
-        base_of(recipe.model) if from_adapter else recipe.model,
-        dtype=torch.float32,
-        attn_implementation=recipe.attn_implementation,
-        quantization_config=quantization,
-    )
+    base = base_of(recipe.model) if from_adapter else recipe.model
+    with weights_that_fit(base):
+        model: Any = LlavaUhdV2ForConditionalGeneration.from_pretrained(
+            lasting_name(base),  # an adapter stores it
+            dtype=torch.float32,
+            attn_implementation=recipe.attn_implementation,
+            quantization_config=quantization,
+        )
     plan = parts_of_model(model, plan)
     upsampler = getattr(model.model.visual.projector, "upsampler", None)  # not every projector has one
     if upsampler is not None and not recipe.upsampler_dropout and "upsampler" not in plan:
@@ -141,8 +130,13 @@ def switch_dropout_off(module: nn.Module) -> None:
 
 
 def load_processors(recipe: FinetuneRecipe) -> tuple[LlavaUhdV2Processor, LlavaUhdV2Processor]:
-    """The model's processor, and that of the training, which may have another chat template."""
+    """The processor of the result, which cuts images as the training does, and that of the training itself.
+
+    The latter may have another chat template.
+    """
     processor = AutoProcessor.from_pretrained(recipe.model)
+    if recipe.data.max_slices is not None:
+        processor.image_processor.max_slices = recipe.data.max_slices
     training = copy.deepcopy(processor)
     if recipe.chat_template == "plain":
         training.chat_template = PLAIN_TEMPLATE
@@ -171,7 +165,7 @@ def open_held_out(
     if recipe.evaluation is None:
         return None
     return HeldOutAnswers(
-        ConversationDataset(recipe.evaluation.data, args.seed),
+        ConversationDataset(recipe.evaluation.data, args.seed, processor.image_processor.alpha),
         processor,
         batch_size=args.per_device_eval_batch_size,
         max_new_tokens=recipe.evaluation.max_new_tokens,
@@ -181,7 +175,7 @@ def open_held_out(
 
 
 def build_trainer(
-    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Dataset
+    recipe: FinetuneRecipe, stage: Stage, args: TrainingArguments, plan: dict[str, PartPlan], dataset: Any
 ) -> FinetuneTrainer:
     """
     Args:
@@ -195,6 +189,7 @@ def build_trainer(
         OSError, ValueError: if the model, its processor or held-out samples can't be used.
     """
     processor, of_training = load_processors(recipe)
+    dataset.alpha = of_training.image_processor.alpha  # the samples were opened before the processor
     data = recipe.data
     collator = ConversationCollator(
         of_training,
@@ -239,7 +234,8 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
         model._keys_to_ignore_on_save = None
         vars(model.config).pop("use_cache", None)  # Trainer's
         write_model(folder, model, trainer.processor, stored_dtype(recipe.model), state)
-    names = [name for name in CURVES if any(name in entry for entry in history)]
+    logged = list(dict.fromkeys(name for entry in history for name in entry if name != LEARNING_RATE))
+    names = [name for curve in CURVES for name in logged if name.startswith(curve)]
     save_curves(history, names or ["loss"], folder / CURVES_NAME)
     write_card(folder, trainer, recipe, stage.name)
 
@@ -261,7 +257,7 @@ def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
 
 
 def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
-    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`.
+    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`; after its end, does nothing.
 
     Args:
         recipe: of the training.
@@ -272,30 +268,37 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         checkpoints.
 
     Raises:
+        Interrupted: after SIGINT or SIGTERM.
         OSError, ValueError: if model, data or recipe can't be used.
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
     plan = plan_parts(recipe.parts, args)
-    check_checkpoint(recipe.model)
     folder = Path(args.output_dir)
+    if is_finished(args, RESULTS):
+        check_same_recipe(folder, values, SAME)
+        logger.warning(FINISHED.format(folder))
+        return folder
+    check_checkpoint(recipe.model)
     checkpoint = checkpoint_to_resume(args)
-    if checkpoint is not None or (folder / CONFIG_NAME).exists() or (folder / ADAPTER_CONFIG_NAME).exists():
+    if checkpoint is not None or any((folder / name).exists() for name in RESULTS):
         check_same_recipe(folder, values, SAME)
     if checkpoint is not None:
         logger.warning(f"Resuming from {checkpoint}.")
 
     set_seed(args.seed)
     dataset = open_data(recipe, args, checkpoint)
-    if isinstance(dataset, ConversationDataset):
-        check_warmup(args, recipe.batch_size, len(dataset))
+    samples = len(dataset) if isinstance(dataset, ConversationDataset) else None
+    steps = describe_steps(args, recipe.batch_size, samples)
     trainer = build_trainer(recipe, stage, args, plan, dataset)
     if args.should_save:
         print(describe_plan(trainer.model, trainer.plan))
+        print(f"{steps} Slices of an image at most: {trainer.data_collator.max_slices}.", flush=True)
         write_recipe(folder, values)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.run(checkpoint)
     save_result(folder, trainer, recipe, stage)
     if args.push_to_hub and trainer.is_world_process_zero():
         push_result(folder, trainer)
+    trainer.save_state()
     trainer.accelerator.wait_for_everyone()
     return folder
 

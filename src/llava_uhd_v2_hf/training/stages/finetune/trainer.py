@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.utils.data import DataLoader, IterableDataset, Sampler
-from transformers import Trainer, TrainerControl
+from transformers import TrainerControl
 from transformers.utils import CONFIG_NAME, logging
 
 from ....data.collation import ConversationCollator
@@ -19,13 +19,16 @@ from ....data.streams import ConversationStream
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ...evaluation import HeldOutAnswers
 from ...parameter_groups import PartPlan, apply_plan, optimizer_groups, trained_names
+from ...stage_trainer import StageTrainer
 
 
 logger = logging.get_logger(__name__)
 
+LEARNING_RATE = "learning_rate"  # of the first part; behind it, the name of a part
 
-class FinetuneTrainer(Trainer):
-    """Trains part by part, counts what the collator drops, and evaluates by answers.
+
+class FinetuneTrainer(StageTrainer):
+    """Trains part by part, logs their learning rates and what the collator drops, and evaluates by answers.
 
     Args:
         args, kwargs: of `Trainer`; the collator is a [`ConversationCollator`].
@@ -52,6 +55,8 @@ class FinetuneTrainer(Trainer):
     ):
         super().__init__(*args, eval_dataset=held_out, **kwargs)
         self.plan, self.processor, self.lengths = plan, processor, lengths
+        self.parts_of_groups: list[str] = []  # of the optimiser
+        self.learning_rates: dict[str, float] = {}
         if self.label_smoother is not None:  # Trainer shifts labels only for the classes that it knows by name
             self.label_smoother = functools.partial(self.label_smoother, shift_labels=True)
         self.partial = partial and not isinstance(self.model, PeftModel)
@@ -65,7 +70,8 @@ class FinetuneTrainer(Trainer):
         apply_plan(model, self.plan)  # again: PEFT switches gradients on when it loads a checkpoint
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
         groups = optimizer_groups(model, self.plan, set(self.get_decay_parameter_names(model)))
-        self.optimizer_cls_and_kwargs = (kind, settings | {"params": groups})
+        self.parts_of_groups = [part for part, _ in groups]
+        self.optimizer_cls_and_kwargs = (kind, settings | {"params": list(groups.values())})
         return super().create_optimizer(model)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -92,9 +98,16 @@ class FinetuneTrainer(Trainer):
         batches, tokens = super().get_batch_samples(*args, **kwargs)
         return batches, None if tokens is None else torch.as_tensor(tokens).clamp(min=1)
 
+    def _get_learning_rate(self) -> float:
+        """As `Trainer._get_learning_rate`, which is called before the rates change; keeps that of every part."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.learning_rates = dict(zip(self.parts_of_groups, rates))
+        return super()._get_learning_rate()
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds the samples that collator and stream have dropped, of all processes."""
+        """Adds the parts' learning rates, and the samples that collator and stream have dropped, of all processes."""
         if "loss" in logs:
+            logs |= {f"{LEARNING_RATE}_{part}": rate for part, rate in self.learning_rates.items()}
             counts = self.data_collator.counts.totals()
             if isinstance(self.train_dataset, ConversationStream):
                 counts |= self.train_dataset.counts.totals()

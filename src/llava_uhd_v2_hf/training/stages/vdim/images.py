@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ....data.normalisation import NORMALISATIONS
-from ....model.image_loading_llava_uhd_v2 import as_image, open_image, read_pixels
+from ....model.image_loading_llava_uhd_v2 import open_image, read_rgb
 from ....model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .recipe import VdimData
 
@@ -151,10 +151,8 @@ def read_square(entry: str | bytes, data: VdimData) -> torch.Tensor:
     Raises:
         ValueError: if it can't be read.
     """
-    opened = open_image(entry) if isinstance(entry, bytes) else as_image(Path(entry))
-    pixels = read_pixels(opened, max_pixels=LlavaUhdV2ImageProcessor.max_image_pixels)
-    if pixels.dtype != np.uint8:
-        pixels = (pixels * 255).round().astype(np.uint8)
+    source = open_image(entry) if isinstance(entry, bytes) else Path(entry)
+    pixels = np.asarray(read_rgb(source, max_pixels=LlavaUhdV2ImageProcessor.max_image_pixels))
     square = _centre(pixels, data.crop_size, data.resize)
     mean, std = (torch.tensor(values)[:, None, None] for values in NORMALISATIONS[data.normalisation])
     return (torch.from_numpy(square).permute(2, 0, 1) / 255 - mean) / std

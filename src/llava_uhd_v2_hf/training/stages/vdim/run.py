@@ -12,9 +12,12 @@ from ....inference.towers import load_tower
 from ....inference.vdim_file import VDIM_NAME, VdimFacts, save_vdim
 from ....model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ....model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from ...machine import check_loggers, limit_workers
 from ...run_state import (
+    FINISHED,
     check_same_recipe,
     checkpoint_to_resume,
+    is_finished,
     mean_losses,
     recipe_values,
     share_batch,
@@ -38,15 +41,17 @@ SAME = (
     *("tower", "vision_feature_layer", "batch_size", "optimizer", "upsampler", "data", "loss"),
     *("training.learning_rate", "training.seed", "training.lr_scheduler_type"),
 )
+FREE = ("data.max_unreadable",)
 
 
 def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
     """The recipe's `TrainingArguments`, with what follows from the rest of the recipe and the number of processes.
 
     Raises:
-        ValueError: if the batch can't be divided among the processes.
+        ValueError: if the batch can't be divided among the processes, or a logger is not installed.
     """
     args = recipe.training
+    check_loggers(args)
     share_batch(args, recipe.batch_size)
     args.train_sampling_strategy = "sequential"  # the data set has its own order
     if recipe.data.streaming:
@@ -55,6 +60,8 @@ def prepare_arguments(recipe: VdimRecipe) -> TrainingArguments:
                 "A stream is read by one worker in each process; set `training.dataloader_num_workers` to 0 or 1."
             )
         args.ignore_data_skip = True  # the stream begins where it stopped
+    else:
+        limit_workers(args)
     return args
 
 
@@ -146,19 +153,24 @@ def build_trainer(model: VdimPretraining, recipe: VdimRecipe, args: TrainingArgu
 
 
 def train_vdim(recipe: VdimRecipe) -> Path:
-    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`.
+    """Trains, or resumes from the last checkpoint in the recipe's `training.output_dir`; after its end, does nothing.
 
     Returns:
         The file with the up-sampler. Beside it are README.md, recipe.yaml, pictures/ and the last checkpoints.
 
     Raises:
+        Interrupted: after SIGINT or SIGTERM.
         OSError, ValueError: if tower, images or recipe can't be used, or the training has to stop.
     """
     values, args = recipe_values(recipe), prepare_arguments(recipe)
     folder = Path(args.output_dir)
+    if is_finished(args, [VDIM_NAME]):
+        check_same_recipe(folder, values, SAME, free=FREE)
+        logger.warning(FINISHED.format(folder))
+        return folder / VDIM_NAME
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is not None:
-        check_same_recipe(checkpoint.parent, values, SAME, free=["data.max_unreadable"])
+        check_same_recipe(checkpoint.parent, values, SAME, free=FREE)
         logger.warning(f"Resuming from {checkpoint}.")
 
     set_seed(args.seed)
@@ -173,7 +185,8 @@ def train_vdim(recipe: VdimRecipe) -> Path:
         write_recipe(folder, values)
         images = first_images(source, recipe.data, recipe.pictures.count)
         trainer.add_callback(VdimPictures(trainer, recipe, images, pictures))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.run(checkpoint)
     if args.should_save:
         save_result(folder, model, recipe, trainer)
+    trainer.save_state()
     return folder / VDIM_NAME

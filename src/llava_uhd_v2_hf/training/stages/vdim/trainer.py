@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ...stage_trainer import StageTrainer
 from .images import VdimStream, collate
 
 
 logger = logging.get_logger(__name__)
 
 
-class VdimTrainer(Trainer):
+class VdimTrainer(StageTrainer):
     """Names what stops a training, logs the parts of the loss, and lets a stream be read by every process alone.
 
     Args:
