@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from tests.extensions.outside import vit_tower  # noqa: F401  registers it
-from tests.support.models import set_fixed_weights
 
 
 CHECKPOINTING = {"no checkpointing": None, "non-reentrant": False, "reentrant": True}
@@ -162,9 +161,9 @@ def test_a_frozen_up_sampler_is_not_differentiated(tiny_model, inputs, reentrant
 
         return call
 
-    with patch.object(kind, "forward", watched(kind.forward)):
-        with patch.object(kind, "linear_levels", watched(kind.linear_levels)):
-            run_step(model, inputs)
+    methods = {name: watched(getattr(kind, name)) for name in ("forward", "linear_levels")}
+    with patch.multiple(kind, **methods):
+        run_step(model, inputs)
     assert len(differentiated) == (4 if reentrant is None else 8) and not any(differentiated)
 
 

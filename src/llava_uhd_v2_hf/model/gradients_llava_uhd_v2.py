@@ -1,9 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Which parts of the vision encoder a backward pass runs through: those that are trained or that follow them.
+"""Limits the backward pass of the vision encoder to what is trained and what follows it.
 
-`enable_input_require_grads` of transformers and PEFT hooks the embeddings of every sub-model, also of a frozen tower, so
-that reentrant checkpointing reaches trained weights behind frozen ones. Here gradients begin at the first trained
-module instead.
+With activation checkpointing, transformers and PEFT hook the embeddings of every sub-model, so that their outputs
+require gradients: reentrant checkpointing then reaches weights behind frozen layers, but a frozen tower is
+differentiated too. Here gradients begin at the first trained layer instead.
 """
 
 from collections.abc import Iterable
