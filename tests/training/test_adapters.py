@@ -72,14 +72,6 @@ def test_a_merged_adapter_has_the_same_logits(adapter, tiny_checkpoint, samples,
         merge_adapter(str(tiny_checkpoint), tmp_path / "other")
 
 
-@pytest.mark.filterwarnings("error::FutureWarning")
-def test_training_resuming_and_merging_adapters_is_free_of_deprecations(tiny_checkpoint, samples, tmp_path):
-    settings = [*GOES_ON, "training.max_steps=1", "training.gradient_checkpointing=true"]
-    adapter = train("sft", tiny_checkpoint, samples, tmp_path / "lora", "lora.r=2", *settings)
-    train("sft", adapter, samples, tmp_path / "more", *settings)
-    merge_adapter(str(adapter), tmp_path / "merged")
-
-
 def answers_of(model, inputs):
     return model.eval().generate(**inputs, max_new_tokens=5, do_sample=False)[:, inputs["input_ids"].shape[1] :]
 

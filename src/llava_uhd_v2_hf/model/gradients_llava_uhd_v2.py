@@ -14,7 +14,12 @@ from torch import nn
 
 
 def needs_gradients(modules: Iterable[nn.Module], *inputs: torch.Tensor) -> bool:
-    """Whether a parameter of the modules or one of their inputs requires a gradient."""
+    """Whether a parameter of the modules or one of their inputs requires a gradient.
+
+    Args:
+        modules: that compute with the inputs.
+        inputs: each (v, ...).
+    """
     tensors = [*inputs, *(parameter for module in modules for parameter in module.parameters())]
     return any(tensor.requires_grad for tensor in tensors)
 
@@ -36,6 +41,9 @@ def call_layer(layer: nn.Module, state: torch.Tensor, **kwargs: Any) -> torch.Te
         layer: maps hidden states to hidden states.
         state: (v, n, c).
         kwargs: passed to the layer.
+
+    Returns:
+        (v, n, c): the layer's output.
     """
     if checkpoints_reentrantly(layer) and torch.is_grad_enabled() and not state.requires_grad:
         if not needs_gradients([layer]):

@@ -40,10 +40,10 @@ def call_linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
 
     Args:
         layer: from c to d features; PyTorch's, or what a library such as vLLM or PEFT has put in its place.
-        states: (..., c), with any strides.
+        states: (n, ..., c), with any strides.
 
     Returns:
-        (..., d).
+        (n, ..., d).
     """
     return layer(states if type(layer) is nn.Linear else states.contiguous())
 

@@ -1,10 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """LoRA and QLoRA by PEFT: one adapter folder has the low-rank weights, and the parts that are trained in full."""
 
-import contextlib
 import importlib.util
 import re
-import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -25,14 +23,6 @@ from .result_folder import stored_dtype, write_model
 TEXT_MODEL = "model.language_model"
 VISION = "model.visual"
 PROJECTOR = f"{VISION}.projector"
-
-
-@contextlib.contextmanager
-def without_deprecations() -> Iterator[None]:
-    """Hides a deprecation that only PEFT can follow: its models read `is_gradient_checkpointing` of transformers."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
 
 
 def add_adapter(model: PreTrainedModel, lora: LoraSettings, trained: Collection[str]) -> PeftModel:
@@ -60,8 +50,7 @@ def add_adapter(model: PreTrainedModel, lora: LoraSettings, trained: Collection[
         modules_to_save=sorted(name for name in copied if not _is_inside(name, copied)) or None,
         task_type=TaskType.CAUSAL_LM,  # PEFT has none of its own for models that see images
     )
-    with without_deprecations():
-        return get_peft_model(model, config)
+    return get_peft_model(model, config)
 
 
 def lora_targets(model: nn.Module, lora: LoraSettings) -> str:
@@ -100,7 +89,7 @@ def resume_adapter(model: PreTrainedModel, adapter: str, lora: LoraSettings | No
     """
     config = PeftConfig.from_pretrained(adapter)
     config.base_model_name_or_path, config.task_type = model.name_or_path, TaskType.CAUSAL_LM
-    with weights_that_fit(adapter), without_deprecations():
+    with weights_that_fit(adapter):
         adapted = PeftModel.from_pretrained(model, adapter, is_trainable=True, config=config)
     if lora is not None:
         theirs = {"r": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
@@ -154,7 +143,7 @@ def merge_adapter(adapter: str, output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another name or remove it.")
     base, processor = check_checkpoint(adapter), AutoProcessor.from_pretrained(adapter)
-    with weights_that_fit(adapter), without_deprecations():
+    with weights_that_fit(adapter):
         model = LlavaUhdV2ForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     write_model(output, merged, processor, stored_dtype(base))
