@@ -140,8 +140,11 @@ def test_nano_answers_as_with_us(pages, tmp_path):
         [asks("Hello!")],
     ]
     about, answers = ask_vllm(NANO, conversations, tmp_path)
-    assert about == {"module": "llava_uhd_v2_hf.vllm_plugin.model", "fast_order": True}
-    assert answers == ask_us(*load(NANO), conversations)
+    model, processor = load(NANO)
+    projector = model.model.visual.projector
+    one_copy = sum(tensor.nbytes for tensor in (*projector.parameters(), *projector.buffers()))
+    assert about == {"module": "llava_uhd_v2_hf.vllm_plugin.model", "fast_order": True, "bytes": one_copy}
+    assert answers == ask_us(model, processor, conversations)
 
 
 def test_slices_of_a_request(pages, tmp_path):

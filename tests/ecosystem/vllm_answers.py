@@ -32,8 +32,14 @@ def with_images(conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def describe(model: Any) -> dict[str, Any]:
-    """The module of the model's class, and whether its projector runs in the fast order."""
-    return {"module": type(model).__module__, "fast_order": model.model.visual.projector.can_reorder()}
+    """The module of its class, whether its projector runs in the fast order, and the projector's bytes."""
+    projector = model.model.visual.projector
+    storages = {tensor.data_ptr(): tensor.nbytes for tensor in (*projector.parameters(), *projector.buffers())}
+    return {
+        "module": type(model).__module__,
+        "fast_order": projector.can_reorder(),
+        "bytes": sum(storages.values()),
+    }
 
 
 def main(requests: Path, answers: Path) -> None:
