@@ -42,7 +42,6 @@ from .output_folder import (
 )
 from .processor_files import (
     IMAGE_TOKEN,
-    MAX_SLICES,
     build_generation_config,
     build_processor,
     copy_sentencepiece,
@@ -51,7 +50,7 @@ from .processor_files import (
     separator_ids,
 )
 from .projector_map import PROJECTOR, UPSAMPLER, VDIM_PREFIX, VDIM_UNUSED, projector_rules
-from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates

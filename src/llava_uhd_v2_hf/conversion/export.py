@@ -38,7 +38,8 @@ from .processor_files import (
     unspeakable_ids,
 )
 from .projector_map import TOWER_COPY, has_tower_copy, unused_fillings
-from .released_config import KNOWN_VISION_TOWER, released_values
+from .released_config import released_values
+from .released_defaults import KNOWN_VISION_TOWER
 from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates

@@ -15,12 +15,9 @@ from ..model.configuration_llava_uhd_v2 import (
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.json_files import read_json
 from .config_checks import check_config_values, config_errors
+from .released_defaults import KNOWN_VISION_TOWER, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .released_kinds import DEFAULT_SCALE_MASK, ReleasedKind, find_kind, released_kind
 
-
-# The released code has these two ids for every text model.
-ROW_SEPARATOR_ID = 13
-SLICE_SEPARATOR_ID = 29892
 
 TEXT_CONFIGS = {"llava_llama": LlamaConfig, "llava_qwen": Qwen2Config}
 ARCHITECTURES = {"llava_llama": "LlavaLlamaForCausalLM", "llava_qwen": "LlavaQwenForCausalLM"}
@@ -33,7 +30,6 @@ REQUIRED_TEXT_KEYS = (
     "num_attention_heads",
     "rms_norm_eps",
 )
-KNOWN_VISION_TOWER = "clip-vit-large-patch14-336"  # its shape is DEFAULT_VISION_CONFIG
 # Keys of the released config.json that change the numbers; where they are present there is no other choice.
 FIXED_VALUES = {
     "mm_patch_merge_type": "flat",

@@ -16,7 +16,9 @@ from transformers.utils import is_torchdynamo_exporting
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from .fast_order_llava_uhd_v2 import CHUNK_BYTES, budget, even_parts
+from .gradients_llava_uhd_v2 import checkpoints_reentrantly, needs_gradients
 from .initial_weights_llava_uhd_v2 import reset_attention
+from .plain_layers_llava_uhd_v2 import call_linear
 from .registries_llava_uhd_v2 import TOWERS, UPSAMPLERS
 
 
@@ -73,18 +75,21 @@ class LlavaUhdV2BaseProjector(GradientCheckpointingLayer):
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
-        # reentrant checkpointing doesn't look into lists, and what it returns has a gradient only if an input has one
-        first, *others = [*features, *pixels]
-        reentrant = getattr(getattr(self, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant")
-        if self.training and self.gradient_checkpointing and reentrant and torch.is_grad_enabled():
-            first = first if first.requires_grad else first.detach().requires_grad_()
-        return super().__call__(first, *others, **kwargs)
+        tensors = [*features, *pixels]  # reentrant checkpointing doesn't look into lists
+        if self.training and not needs_gradients([self], *tensors):
+            with torch.no_grad():
+                return super().__call__(*tensors, **kwargs)
+        if checkpoints_reentrantly(self):
+            # required by no operation, so that those of a frozen up-sampler have no gradients
+            tensors.append(torch.empty(0, device=features[0].device, requires_grad=True))
+        return super().__call__(*tensors, **kwargs)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """As a call, whose lists come one tensor after the other.
 
         Args:
-            tensors: the features, (v, c, h, w) a view size, and then the pixels, (v, 3, patch * h, patch * w).
+            tensors: the features, (v, c, h, w) a view size, then the pixels, (v, 3, patch * h, patch * w); under
+                reentrant checkpointing an empty one behind them, which requires a gradient.
 
         Returns:
             (v, q, d) a view size: the tokens of each view.
@@ -199,7 +204,8 @@ class LlavaUhdV2CrossAttention(nn.Module):
         # quantised layers take three dimensions at most
         query = split_heads(self.query(queries)).expand(*lead, -1, -1, -1).flatten(0, -4)
         key, value = (
-            split_heads(layer(states.flatten(0, -3))) for layer, states in ((self.key, keys), (self.value, values))
+            split_heads(call_linear(layer, states.flatten(0, -3)))
+            for layer, states in ((self.key, keys), (self.value, values))
         )
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.output(attended.transpose(-2, -3).flatten(-2)).unflatten(0, lead)

@@ -109,13 +109,15 @@ class LlavaUhdV2Projector(LlavaUhdV2BaseProjector):
         """As a call, whose lists come one tensor after the other.
 
         Args:
-            tensors: the features, (v, c, h, w) a view size, and then the pixels, (v, 3, patch * h, patch * w).
+            tensors: the features, (v, c, h, w) a view size, then the pixels, (v, 3, patch * h, patch * w); under
+                reentrant checkpointing an empty one behind them, which requires a gradient.
             plain: whether to compute in the order of the paper and the released code.
 
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
-        features, pixels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        count = len(tensors) // 2
+        features, pixels = tensors[:count], tensors[count : 2 * count]
         sizes = list(zip(features, pixels, strict=True))
         if plain:
             return tuple(self.window_attention([self.upsampler(*size)]) for size in sizes)

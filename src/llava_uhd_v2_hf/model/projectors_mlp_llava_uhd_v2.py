@@ -9,6 +9,7 @@ from torch import nn
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from .initial_weights_llava_uhd_v2 import reset_linear
+from .plain_layers_llava_uhd_v2 import call_linear
 from .projectors_base_llava_uhd_v2 import LlavaUhdV2BaseProjector
 from .registries_llava_uhd_v2 import TOWERS
 
@@ -63,7 +64,7 @@ class LlavaUhdV2MlpProjector(LlavaUhdV2BaseProjector):
             features: (v, c, h, w).
             pixels: (v, 3, patch * h, patch * w); not used.
         """
-        return self.projection(F.gelu(self.expand(features.flatten(2).mT)))
+        return self.projection(F.gelu(call_linear(self.expand, features.flatten(2).mT)))
 
 
 __all__ = ["LlavaUhdV2MlpProjector"]

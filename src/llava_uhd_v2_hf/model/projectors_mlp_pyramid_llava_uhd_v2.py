@@ -10,6 +10,7 @@ from torch import nn
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .initial_weights_llava_uhd_v2 import reset_linear
+from .plain_layers_llava_uhd_v2 import call_linear
 from .projectors_base_llava_uhd_v2 import LlavaUhdV2PyramidProjector, pyramid_memory
 from .resizing_llava_uhd_v2 import full_precision, resize
 
@@ -59,8 +60,8 @@ class LlavaUhdV2MlpPyramidProjector(LlavaUhdV2PyramidProjector):
         """
         cells = [resize(full_precision(level), self.query_grid, "bilinear").to(level.dtype) for level in levels]
         tokens = torch.cat(cells, dim=1).flatten(2).mT
-        for layer in self.layers:
-            tokens = layer(F.gelu(tokens))
+        for layer in cast(Iterable[nn.Linear], self.layers):
+            tokens = call_linear(layer, F.gelu(tokens))
         return tokens
 
 

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import check_grid
 from .initial_weights_llava_uhd_v2 import reset_norms, reset_projection
+from .plain_layers_llava_uhd_v2 import call_linear
 from .projectors_base_llava_uhd_v2 import LlavaUhdV2CrossAttention, LlavaUhdV2PyramidProjector, pyramid_memory
 from .registries_llava_uhd_v2 import POOLING_GRIDS
 from .window_attention_llava_uhd_v2 import pool_windows, resize_positions, sincos_position_table
@@ -95,7 +96,8 @@ class LlavaUhdV2UhdV1Projector(LlavaUhdV2PyramidProjector):
         [maps], [level] = levels, self.levels
         height, width = maps.shape[-2:]
         grid = self.choose_pooling_grid(height >> level, width >> level)
-        value = self.norm_features(self.level_projection(maps.flatten(2).mT)).unflatten(1, (height, width))
+        pixels = call_linear(self.level_projection, maps.flatten(2).mT)
+        value = self.norm_features(pixels).unflatten(1, (height, width))
         key = value + resize_positions(self.position_embeddings, self.query_grid, (height, width)).to(value.dtype)
         keys, values = (pool_windows(states, self.query_grid, grid) for states in (key, value))
         queries = self.norm_query(self.queries) + self.position_embeddings
