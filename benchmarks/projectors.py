@@ -4,8 +4,8 @@
     python benchmarks/projectors.py [--dtype float32] [--repeats 1] [--json FILE]
 
 Projector and up-sampler alone, for a view of 24x24 patches of CLIP-ViT-L/14-336 and the width of Vicuna-7B, with
-random weights, without gradients: on the GPU where there is one, else on the CPU (Linux). FLOPs are counted as in flops.py,
-2 a multiply-add; of Hiwin they are those of the order in which it runs. The estimate is that of `inspect`.
+random weights, without gradients: on the GPU where there is one, else on the CPU (Linux). FLOPs are counted as in
+flops.py, 2 a multiply-add; of Hiwin they are those of the order in which it runs. The estimate is that of `inspect`.
 """
 
 import time
