@@ -148,8 +148,8 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
             3.3); `"uhd_v1"`, window attention on one level (LLaVA-UHD v1); `"mlp_pyramid"` and `"perceiver"`, on all
             levels (paper figure 5a); or `"mlp"`, a token of each patch (LLaVA 1.5).
         upsampler (`str`, *optional*, defaults to `"vdim"`):
-            How features are up-sampled, one of `UPSAMPLERS`: `"vdim"`, guided by the pixels (paper 3.2, A.2), or
-            `"bilinear"` (paper table 3).
+            How features are up-sampled, one of `UPSAMPLERS`: `"vdim"`, guided by the pixels (paper 3.2, A.2);
+            `"bilinear"` or `"deconvolution"`, up to level 2 (paper table 3).
         levels (`list[int]`, *optional*):
             Levels of the pyramid that the projector reads; level l is 2^l times finer than the ViT's grid. One of [0],
             [0, 1], [0, 2], [0, 1, 2] and [0, 1, 2, 3], of `"uhd_v1"` one of [0] to [3], of `"mlp"` [0]. Defaults to
@@ -164,7 +164,8 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
             released code.
         pooling_grid_rule (`str`, *optional*, defaults to `"selective"`):
             Which of them a level of a view takes, one of `POOLING_GRIDS`: `"selective"`, on all levels the one nearest
-            to the view's aspect ratio (paper eq. 3).
+            to the view's aspect ratio (paper eq. 3); `"pyramid"`, the same one, 2^l times as fine on level l; or
+            `"fixed"`, 3x3 whatever they are (paper table 6).
         mlp_depth (`int`, *optional*, defaults to 2):
             Linear layers of `"mlp_pyramid"`: 2 as `mlp-v2` of the released code, 1 as `mlp144`.
         perceiver_grid (`list[int]`, *optional*, defaults to `[24, 24]`):
@@ -262,6 +263,12 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
             raise ValueError(
                 f"`levels`={self.levels} is not supported by the projector `{self.projector_type}`; choose one of "
                 f"{', '.join(str(list(levels)) for levels in supported)}."
+            )
+        highest = getattr(UPSAMPLERS[self.upsampler], "highest_level", max(self.levels))
+        if max(self.levels) > highest:
+            raise ValueError(
+                f"`levels`={self.levels} is not supported by the up-sampler `{self.upsampler}`; its highest level is "
+                f"{highest}."
             )
 
     def _refuse_unread_options(self):
@@ -425,4 +432,4 @@ class LlavaUhdV2Config(PreTrainedConfig):
             raise ValueError(f"The vision tower must read 3 channels, its `num_channels` is {vision.num_channels}.")
 
 
-__all__ = ["LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]
+__all__ = ["PROJECTOR_OPTIONS", "LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from .projectors_uhd_v1_llava_uhd_v2 import LlavaUhdV2UhdV1Projector as _uhd_v1
     from .towers_llava_uhd_v2 import ClipTower as _towers
     from .upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler as _bilinear
+    from .upsamplers_deconvolution_llava_uhd_v2 import LlavaUhdV2DeconvolutionUpsampler as _deconvolution
     from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler as _vdim
 
-    _KINDS = (_bilinear, _extensions, _hiwin, _mlp, _mlp_pyramid, _perceiver, _towers, _uhd_v1, _vdim)
+    _KINDS = (_bilinear, _deconvolution, _extensions, _hiwin, _mlp, _mlp_pyramid, _perceiver, _towers, _uhd_v1, _vdim)
 
 
 class Registry(dict[str, Any]):
@@ -112,6 +113,7 @@ UPSAMPLERS = Registry(
     {
         "vdim": "upsamplers_vdim_llava_uhd_v2.LlavaUhdV2Upsampler",
         "bilinear": "upsamplers_bilinear_llava_uhd_v2.LlavaUhdV2BilinearUpsampler",
+        "deconvolution": "upsamplers_deconvolution_llava_uhd_v2.LlavaUhdV2DeconvolutionUpsampler",
     },
 )
 PROJECTORS = Registry(
@@ -137,7 +139,13 @@ TOWERS = Registry(
 )
 # functions (height and width of a view in patches, level, candidates) -> (rows, columns) of cells in a window
 POOLING_GRIDS = Registry(
-    "rule for pooling grids", ("__call__",), {"selective": "geometry_llava_uhd_v2.selective_pooling_grid"}
+    "rule for pooling grids",
+    ("__call__",),
+    {
+        "selective": "geometry_llava_uhd_v2.selective_pooling_grid",
+        "fixed": "geometry_llava_uhd_v2.fixed_pooling_grid",
+        "pyramid": "geometry_llava_uhd_v2.pyramid_pooling_grid",
+    },
 )
 
 
