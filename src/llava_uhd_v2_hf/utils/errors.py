@@ -28,6 +28,8 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get(error.name or "", "train")
         return f"{error.name} is not installed; this needs: pip install '.[{extra}]' in a clone of llava-uhd-v2-hf"
+    if isinstance(error, SafetensorError) and str(error).startswith("Error while serializing"):
+        return f"A file of weights can't be written ({error}); make room on the disk."
     if isinstance(error, SafetensorError):
         return f"A file of weights is damaged or cut off ({error}); copy or download it again."
     if isinstance(error, StrictDataclassError):
