@@ -101,8 +101,8 @@ def _checkpoint_to_resume(args: TrainingArguments) -> Path | None:
         return _last_whole(Path(args.output_dir))
     checkpoint = Path(args.resume_from_checkpoint)
     try:
-        trained_steps(checkpoint)
         check_checkpoint_files(checkpoint)
+        trained_steps(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`training.resume_from_checkpoint`={checkpoint} is not a checkpoint of a training: {error}; set it to a "
