@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 
-from ..model.image_loading_llava_uhd_v2 import Alpha, as_image, read_rgb
+from ..model.image_loading_llava_uhd_v2 import Alpha, as_image, is_data_url, is_web_url, read_rgb
 from ..model.image_loading_llava_uhd_v2 import open_image as read_header
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .pre_resize import pre_resized
@@ -41,7 +41,7 @@ def file_name(entry: Any) -> str:
 
 
 def is_url(entry: str) -> bool:
-    return entry.startswith(("http://", "https://", "data:"))
+    return is_web_url(entry) or is_data_url(entry)
 
 
 def is_missing(image: Any) -> bool:
