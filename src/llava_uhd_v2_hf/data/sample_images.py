@@ -49,6 +49,11 @@ def is_missing(image: Any) -> bool:
     return isinstance(image, str) and not is_url(image) and not os.path.isfile(image)
 
 
+def file_bytes(image: Any) -> int | None:
+    """Size of an image's file; None if it is not a path."""
+    return os.path.getsize(image) if isinstance(image, str) and not is_url(image) else None
+
+
 def open_image(image: Any) -> Image.Image:
     """What [`locate_image`] found, opened but not decoded.
 
@@ -108,4 +113,13 @@ def open_resized(
     return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
-__all__ = ["file_name", "image_size", "is_missing", "locate_image", "open_image", "open_resized", "resized_size"]
+__all__ = [
+    "file_bytes",
+    "file_name",
+    "image_size",
+    "is_missing",
+    "locate_image",
+    "open_image",
+    "open_resized",
+    "resized_size",
+]

@@ -30,6 +30,8 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = EXTRAS.get(error.name or "", "train")
         return f"{error.name} is not installed; this needs: pip install '.[{extra}]' in a clone of llava-uhd-v2-hf"
+    if "SafetensorError" in names and str(error).startswith("Error while serializing"):
+        return f"A file of weights can't be written ({error}); make room on the disk."
     if "SafetensorError" in names:
         return f"A file of weights is damaged or cut off ({error}); copy or download it again."
     if "StrictDataclassError" in names:
