@@ -105,14 +105,13 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
 
 
 def describe_system(folder: Path) -> str:
-    """Says in a sentence which of the paper's systems a checkpoint is; empty where the folder has no config.json.
-
-    Raises:
-        ValueError: if the config is not valid.
-    """
+    """Says which of the paper's systems a checkpoint is; empty where the folder has no config.json that can be read."""
     if not (folder / CONFIG_NAME).is_file():
         return ""
-    config = LlavaUhdV2Config.from_pretrained(folder)
+    try:
+        config = LlavaUhdV2Config.from_pretrained(folder)
+    except ValueError:  # of a kind from outside, which is not registered here
+        return ""
     projector = config.projector_config
     options = getattr(PROJECTORS[projector.projector_type], "options", PROJECTOR_OPTIONS)
     grid = "x".join(map(str, projector.query_grid))
