@@ -105,7 +105,7 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
 
 
 def describe_system(folder: Path) -> str:
-    """Says which of the paper's systems a checkpoint is; empty where the folder has no config.json that can be read."""
+    """Says which of the paper's systems a checkpoint is; nothing where its config.json is missing or can't be used."""
     if not (folder / CONFIG_NAME).is_file():
         return ""
     try:
