@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.cli.app import app
-from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, projector_rules, vdim_rules
+from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, released_projector_rules, vdim_rules
 from llava_uhd_v2_hf.conversion.weight_map import model_shapes
 from tests.support.checkpoints import edit_json, read_weights, write_released
 from tests.support.language_model_templates import toy_tokenizer
@@ -209,7 +209,7 @@ def test_projector_names_are_the_recorded_ones(reference, name):
     width, heads = recorded["language_config"]["hidden_size"], recorded["language_config"]["num_attention_heads"]
     text_config = {"model_type": "llama", "hidden_size": width, "num_attention_heads": heads, "vocab_size": 30000}
     config = LlavaUhdV2Config(text_config=text_config, image_token_id=5)
-    rules = projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
+    rules = released_projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
     ours = {name for rule in rules for name in rule.ours}
     assert ours == {name for name in model_shapes(config) if name.startswith(PROJECTOR)}
 

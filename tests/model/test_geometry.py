@@ -14,8 +14,11 @@ from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import (
     SLICE_SEPARATOR,
     SlicePlan,
     choose_pooling_grid,
+    fixed_pooling_grid,
     num_image_tokens,
     plan_slices,
+    pyramid_pooling_grid,
+    selective_pooling_grid,
     token_layout,
 )
 
@@ -65,6 +68,14 @@ def test_pooling_grids_are_the_recorded_ones(reference):
     for case in read_lines(reference / "windows.jsonl"):
         grid = choose_pooling_grid(case["feature_height"], case["feature_width"], DEFAULT_POOLING_GRIDS)
         assert list(grid) == case["pooling_grid_hw"], case
+
+
+def test_rules_for_pooling_grids():
+    """Examples of the paper's table 6 and of its first version's figure."""
+    for level, grid in enumerate([(2, 3), (4, 6), (8, 12)]):
+        assert pyramid_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == grid
+        assert selective_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == (2, 3)
+        assert fixed_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == (3, 3)
 
 
 def test_the_first_pooling_grid_wins_a_tie():

@@ -43,7 +43,6 @@ from .output_folder import (
 )
 from .processor_files import (
     IMAGE_TOKEN,
-    MAX_SLICES,
     build_generation_config,
     build_processor,
     copy_sentencepiece,
@@ -51,18 +50,14 @@ from .processor_files import (
     load_tokenizer,
     separator_ids,
 )
-from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .projector_map import PROJECTOR, UPSAMPLER, VDIM_PREFIX, VDIM_UNUSED, projector_rules
+from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, LoadedWeights, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
-    PROJECTOR,
-    UPSAMPLER,
-    VDIM_PREFIX,
-    VDIM_UNUSED,
-    Rule,
     TensorMismatchError,
-    build_rules,
     model_shapes,
     reason_to_leave_out,
     rule_problems,
@@ -308,7 +303,7 @@ def open_parts(
         rules["vdim"] = vdim_rules(files["vdim"].shapes, shapes, config)
     if projector is not None:
         files["projector"] = WeightFiles([projector])
-        rules["projector"] = projector_rules(files["projector"].shapes, shapes, config)
+        rules["projector"] = released_projector_rules(files["projector"].shapes, shapes, config)
     return files, rules
 
 
@@ -422,7 +417,7 @@ def vdim_rules(
         ours, released = VDIM_PREFIX
         rules = [
             Rule(tuple(ours + name.removeprefix(released) for name in rule.released), rule.ours, rule.operation)
-            for rule in build_rules([], config.projector_config)
+            for rule in projector_rules(config.projector_config)
             if rule.ours[0].startswith(UPSAMPLER)
         ]
     found = {name for name in vdim_shapes if not any(fnmatchcase(name, pattern) for pattern in VDIM_UNUSED)}
@@ -430,7 +425,7 @@ def vdim_rules(
     return rules
 
 
-def projector_rules(
+def released_projector_rules(
     projector_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
     """Returns rules for the projector after stage 1; what is never used is left out.
@@ -438,8 +433,9 @@ def projector_rules(
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
     """
-    rules = build_rules([], config.projector_config)
-    found = {name for name in projector_shapes if not reason_to_leave_out(name)}
+    projector = config.projector_config
+    rules = [rule for rule in projector_rules(projector) if shapes.keys() >= set(rule.ours)]
+    found = {name for name in projector_shapes if not reason_to_leave_out(name, projector)}
     _refuse("the projector", rule_problems(rules, projector_shapes, shapes) + _unknown(found, rules))
     return rules
 

@@ -33,11 +33,12 @@ LARGEST = {
     "num_experts": 2**12,
     "num_local_experts": 2**12,
     "num_query_sets": 2**6,
+    "mlp_depth": 2,
     "upsampler_kernel_size": 2**6,
     "upsampler_guidance_size": 2**12,
     "max_position_embeddings": 2**30,
 }
-SIDES = {"query_grid": 2**7}  # lists of two
+SIDES = {"query_grid": 2**7, "perceiver_grid": 2**7}  # lists of two
 FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "initializer_range")  # in [0, 1)
 POSITIVE = ("rope_theta",)
 TEXTS = ("model_type", "hidden_act", "mm_projector_type", "mm_vision_tower")

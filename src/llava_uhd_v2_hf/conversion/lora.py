@@ -31,12 +31,12 @@ from .output_folder import (
     write_record,
 )
 from .processor_files import PROCESSOR_FILES
+from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
 from .weight_map import (
     PREFIXES,
-    Rule,
     TensorMismatchError,
     build_rules,
     model_shapes,
@@ -192,7 +192,9 @@ def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[R
         if any(name in released_shapes for name in rule.released)
     ]
     taken = {name for rule in rules for name in rule.released}
-    unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
+    unused = {
+        name: reason_to_leave_out(name, config.projector_config) for name in released_shapes if name not in taken
+    }
     problems = rule_problems(rules, released_shapes, shapes)
     problems += [f"unknown: `{name_of[name]}`" for name, reason in unused.items() if not reason]
     if problems:

@@ -24,16 +24,17 @@ from ..utils.json_files import read_json
 from .config_checks import check_config_sizes
 from .convert import converted_tensor
 from .export import read_config
+from .projector_map import PROJECTOR, UPSAMPLER
 from .released_config import TEXT_CONFIGS, build_config, build_text_config
 from .sources import Source, open_source
 from .weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
-from .weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
+from .weight_map import INPUT_EMBEDDINGS, model_shapes, plan_weights, with_rows
 
 
 PARTS = (
     ("vision tower", "model.visual.vision_tower."),
     ("up-sampler", UPSAMPLER),
-    ("window attention", ATTENTION),
+    ("projector", PROJECTOR),
     ("language model", "model.language_model."),
     ("language model's head", "lm_head."),
 )
@@ -79,8 +80,10 @@ def verify_checkpoint(
     plan = plan_weights(weights.shapes, with_rows(shapes, rows), config.projector_config)
     loaded = model.state_dict()
     print(f"{'':24}{'tensors':>10}{'numbers':>16}{'different':>12}")
+    counted: set[str] = set()
     for title, prefix in PARTS:
-        names = [name for name in shapes if name.startswith(prefix)]
+        names = [name for name in shapes if name.startswith(prefix) and name not in counted]
+        counted.update(names)
         different = {}
         for name in names:
             expected = converted_tensor(weights, plan.rules[name], name, shapes[name], loaded[name].dtype)

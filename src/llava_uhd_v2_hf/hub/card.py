@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import CardData, ModelCard, ModelCardData
+from transformers.utils import CONFIG_NAME
+
+from ..model.configuration_llava_uhd_v2 import PROJECTOR_OPTIONS, LlavaUhdV2Config
+from ..model.registries_llava_uhd_v2 import PROJECTORS
 
 
 LIBRARY = "transformers"
@@ -95,8 +99,29 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
         title=data.get("model_name") or repo_id.rpartition("/")[2],
         repo_id=repo_id,
         with_code=with_code,
+        system=describe_system(folder),
         body=body,
     )
+
+
+def describe_system(folder: Path) -> str:
+    """Says which of the paper's systems a checkpoint is; nothing where its config.json is missing or can't be used."""
+    if not (folder / CONFIG_NAME).is_file():
+        return ""
+    try:
+        config = LlavaUhdV2Config.from_pretrained(folder)
+    except ValueError:  # of a kind from outside, which is not registered here
+        return ""
+    projector = config.projector_config
+    options = getattr(PROJECTORS[projector.projector_type], "options", PROJECTOR_OPTIONS)
+    grid = "x".join(map(str, projector.query_grid))
+    tokens = f"{grid} tokens a slice" if "query_grid" in options else "one token a patch"
+    read = [f"projector `{projector.projector_type}` ({tokens})", f"levels {', '.join(map(str, projector.levels))}"]
+    if max(projector.levels):
+        read.append(f"up-sampler `{projector.upsampler}`")
+    if "pooling_grid_rule" in options:
+        read.append(f"pooling grids `{projector.pooling_grid_rule}`")
+    return f"System: {'; '.join(read)}; order of tokens `{config.token_layout}`."
 
 
 def _read_template(name: str) -> str:

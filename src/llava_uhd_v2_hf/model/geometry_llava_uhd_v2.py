@@ -185,6 +185,17 @@ def selective_pooling_grid(
     return choose_pooling_grid(height, width, candidates)
 
 
+def fixed_pooling_grid(height: int, width: int, level: int, candidates: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Returns 3x3, whatever the view and the level (paper table 6)."""
+    return 3, 3
+
+
+def pyramid_pooling_grid(height: int, width: int, level: int, candidates: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Returns [`choose_pooling_grid`] of the view, 2^level times as fine in both directions (paper table 6)."""
+    rows, columns = choose_pooling_grid(height, width, candidates)
+    return rows << level, columns << level
+
+
 @lru_cache(maxsize=256)
 def token_layout(
     grid: tuple[int, int], query_grid: tuple[int, int], layout: str, overview_grid: tuple[int, int] | None = None
@@ -251,8 +262,10 @@ __all__ = [
     "SlicePlan",
     "check_grid",
     "choose_pooling_grid",
+    "fixed_pooling_grid",
     "num_image_tokens",
     "plan_slices",
+    "pyramid_pooling_grid",
     "selective_pooling_grid",
     "token_layout",
 ]
