@@ -94,18 +94,18 @@ def check_config_sizes(values: Mapping[str, Any], shapes: Mapping[str, Sequence[
             _refuse(key, value, f"at most one layer for each of its {len(shapes)} tensors", place)
 
 
-def check_model_size(needed: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], place: str) -> None:
+def check_model_size(described: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], place: str) -> None:
     """Checks that a model is not larger than its weights, before memory is allocated for it.
 
     Args:
-        needed: shape of every tensor that the configuration describes, by name.
+        described: shape of every tensor that the configuration describes, by name.
         shapes: shape of every tensor of the weights, by name.
         place: the file of the configuration, for messages.
 
     Raises:
         ValueError: if it is.
     """
-    expected, found = (sum(math.prod(shape) for shape in table.values()) for table in (needed, shapes))
+    expected, found = (sum(math.prod(shape) for shape in table.values()) for table in (described, shapes))
     if expected > found:
         raise ValueError(
             f"{place} describes a model of {expected} numbers, but its weights have {found}; compare both with the "
