@@ -3,7 +3,7 @@
 
     python answer.py REQUESTS ANSWERS
 
-REQUESTS is JSON: `model`, `options` of `vllm.LLM`, `max_tokens`, and `groups`: `conversations`, whose images are files,
+REQUESTS is JSON: `model`, `options` of `vllm.LLM`, `max_tokens` and `groups`: `conversations`, whose images are files,
 and their `mm_processor_kwargs`.
 """
 

@@ -34,6 +34,7 @@ from .output_folder import (
 from .processor_files import (
     SENTENCEPIECE_NAME,
     TOKENIZER_FILES,
+    check_text_sizes,
     copy_sentencepiece,
     remove_image_token,
     unspeakable_ids,
@@ -235,6 +236,7 @@ def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows
     """Writes the tokenizer, and the generation config without what a conversion adds."""
     tokenizer = None
     if any((source / name).is_file() for name in TOKENIZER_FILES):
+        check_text_sizes(source)
         with file_errors(source, "has a tokenizer that can't be read"):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
 from ..utils.errors import file_errors
-from ..utils.json_files import read_json
+from ..utils.json_files import MAX_BYTES, read_json
 from ..utils.plain_names import check_inside
 from .released_defaults import MAX_SLICES
 
@@ -23,6 +23,7 @@ from .released_defaults import MAX_SLICES
 IMAGE_TOKEN = "<image>"
 SEPARATORS = {"row": ("\n", ";"), "slice": (",", "|")}
 SENTENCEPIECE_NAME = "tokenizer.model"
+TEXT_SUFFIXES = (".jinja", ".json", ".model", ".txt")
 TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")
 PROCESSOR_FILES = (
     *TOKENIZER_FILES,
@@ -30,6 +31,17 @@ PROCESSOR_FILES = (
     *("processor_config.json", "preprocessor_config.json"),
 )
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def check_text_sizes(source: Path) -> None:
+    """Checks that no file that a tokenizer may be read from is too large, before it is read at once.
+
+    Raises:
+        ValueError: naming one that is.
+    """
+    for path in source.iterdir():
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"Expected at most {MAX_BYTES} bytes in {path}, found {size}.")
 
 
 def load_tokenizer(
@@ -47,6 +59,7 @@ def load_tokenizer(
     """
     if gguf_file is None and not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
+    check_text_sizes(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, config=text_config, trust_remote_code=False, **gguf_options(gguf_file)

@@ -14,6 +14,9 @@ from transformers.utils import CONFIG_NAME
 
 from ..model.configuration_llava_uhd_v2 import PROJECTOR_OPTIONS, LlavaUhdV2Config
 from ..model.registries_llava_uhd_v2 import PROJECTORS
+from ..utils.errors import file_errors
+from ..utils.json_files import read_json
+from .extensions import outside_kinds
 
 
 LIBRARY = "transformers"
@@ -105,13 +108,20 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
 
 
 def describe_system(folder: Path) -> str:
-    """Says which of the paper's systems a checkpoint is; nothing where its config.json is missing or can't be used."""
-    if not (folder / CONFIG_NAME).is_file():
+    """Says which of the paper's systems a checkpoint is.
+
+    Nothing where there is no config.json, or it names a kind from outside that is not registered here.
+
+    Raises:
+        OSError, ValueError: if it can't be used.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
         return ""
-    try:
+    with file_errors(path, "describes a model that can't be built"):
+        if any(kind.value is None for kind in outside_kinds(read_json(path))):
+            return ""
         config = LlavaUhdV2Config.from_pretrained(folder)
-    except ValueError:  # of a kind from outside, which is not registered here
-        return ""
     projector = config.projector_config
     options = getattr(PROJECTORS[projector.projector_type], "options", PROJECTOR_OPTIONS)
     grid = "x".join(map(str, projector.query_grid))
