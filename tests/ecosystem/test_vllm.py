@@ -24,6 +24,7 @@ from tests.support.checkpoints import convert, write_released
 from tests.support.environments import beside_the_environment
 from tests.support.hub_process import CLI
 from tests.support.paths import ROOT
+from tests.support.smollm2 import write_composed
 
 
 pytestmark = pytest.mark.slow
@@ -183,6 +184,17 @@ def test_converted_checkpoints_answer_as_with_us(reference, photos, tmp_path, na
     options = {"max_model_len": min(2048, model.config.text_config.max_position_embeddings)}
     _, [answers] = ask_vllm(folder, [{"conversations": conversations}], tmp_path, options=options)
     assert answers == ask_us(model, processor, conversations)
+
+
+def test_a_trained_language_model_answers_as_with_us(photos, tmp_path):
+    folder = write_composed(tmp_path)
+    questions = ["What is the capital of France?", "Name three colours.", "Why is the sky blue?"]
+    conversations = [[asks(question)] for question in questions]
+    conversations += [[asks(questions[0]), says("Paris."), asks("And of Italy?")], *conversations_of(photos)]
+    _, [answers] = ask_vllm(folder, [{"conversations": conversations}], tmp_path)
+    model, processor = load(folder)
+    assert answers == ask_us(model, processor, conversations)
+    assert "Paris" in processor.decode(answers[0][1])
 
 
 def test_without_the_plugin(photos, tmp_path):
