@@ -20,7 +20,12 @@ PACKAGE = ROOT / "src/llava_uhd_v2_hf"
 # file -> registry, name, options of the projector, type of the vision tower
 KINDS = {
     "nearest_upsampler.py": (UPSAMPLERS, "nearest", {"upsampler": "nearest"}, "clip_vision_model"),
-    "mlp_projector.py": (PROJECTORS, "mlp", {"projector_type": "mlp"}, "clip_vision_model"),
+    "mlp_projector.py": (
+        PROJECTORS,
+        "one token a patch",
+        {"projector_type": "one token a patch"},
+        "clip_vision_model",
+    ),
     "pooling_by_level.py": (POOLING_GRIDS, "by_level", {"pooling_grid_rule": "by_level"}, "clip_vision_model"),
     "dinov2_with_registers.py": (TOWERS, "dinov2_with_registers", {}, "dinov2_with_registers"),
 }

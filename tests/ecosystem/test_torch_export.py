@@ -67,7 +67,7 @@ def test_projector(tiny_checkpoint, tmp_path, reorder_always, upsampler, exporte
     for count in counts:
         views = random_views(count, size)
         tokens = program.module()(tiny.features(views), views)
-        torch.testing.assert_close(tokens, tiny.tokens(views), rtol=0, atol=1e-6)
+        torch.testing.assert_close(tokens, tiny.tokens(views), rtol=0, atol=5e-6)
 
 
 @pytest.mark.client("torch", "strict export of the projector: the fast order, for a fixed number of views")
@@ -79,7 +79,7 @@ def test_projector_strictly(tiny_checkpoint, reorder_always):  # noqa: F811
     assert not builds_maps(program, pixels=8 * 10, width=32)
     views = random_views(2, size) + 1
     tokens = program.module()(tiny.features(views), views)
-    torch.testing.assert_close(tokens, tiny.tokens(views), rtol=0, atol=1e-6)
+    torch.testing.assert_close(tokens, tiny.tokens(views), rtol=0, atol=5e-6)
 
 
 @pytest.mark.client(

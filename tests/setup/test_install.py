@@ -17,7 +17,7 @@ from tests.support.wheel import build_wheel, clean_environment, without_clone
 
 pytestmark = pytest.mark.slow
 
-EXTRAS = ("train", "qlora", "serve", "demo")
+EXTRAS = ("train", "qlora", "serve", "demo", "vllm")
 WITHOUT_EXTRAS = ("cli", "conversion", "hub", "inference", "model", "pictures", "utils")  # rooms
 # lmms-eval and VLMEvalKit import these modules, and bring what they need
 OF_HARNESSES = {
