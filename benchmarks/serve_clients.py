@@ -37,7 +37,14 @@ class ServerProcess:
 
     def __init__(self, model: Path, *flags: object, prelude: str = "pass"):
         self.log = Path(tempfile.mkstemp(prefix="serve-", suffix=".log")[1])
-        start = [sys.executable, "-c", f"{prelude}\nfrom llava_uhd_v2_hf.cli.app import app; app()", "serve", "--port", "0"]
+        start = [
+            sys.executable,
+            "-c",
+            f"{prelude}\nfrom llava_uhd_v2_hf.cli.app import app; app()",
+            "serve",
+            "--port",
+            "0",
+        ]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [*start, "--model", str(model), *map(str, flags)],
@@ -239,6 +246,8 @@ def _bad_fields() -> Iterator[tuple[str, bytes | dict[str, Any], int, str]]:
         yield f"role {role}", {"messages": [{"role": role, "content": "x"}]}, 400, "`messages[0].role`"
     yield "content null", {"messages": [{"role": "user", "content": None}]}, 400, "`messages[0].content`"
     yield "content empty", {"messages": [{"role": "user", "content": []}]}, 400, "`messages[0].content`"
+    yield "part without a type", ask({"text": "Hello"}), 400, "`messages[0].content[0].type` is missing"
+    yield "n true", {**hello, "n": True}, 400, "`n`"
     yield "part of no kind", ask({"type": "video_url", "video_url": {"url": "x"}}), 400, "messages[0].content[0]"
     yield "late system message", {"messages": [*hello["messages"], {"role": "system", "content": "x"}]}, 400, "system"
     yield "named message", {"messages": [{**hello["messages"][0], "name": "Ann"}]}, 400, "`messages[0].name`"

@@ -125,14 +125,26 @@ def test_every_other_step_of_a_training_is_in_the_plain_order():
             orders.append(plain)
 
     projector = Projector()
-    model = SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(projector=projector)))
-    clock = importlib.import_module("training").Alternate(model)
+    visual, training = SimpleNamespace(projector=projector, embed_views=None), importlib.import_module("training")
+    model = SimpleNamespace(model=SimpleNamespace(visual=visual))
+    clock = training.Alternate(training.other_way(model, training.Against.plain))
     for step in range(4):
         clock.on_step_begin(None, SimpleNamespace(global_step=step), None)
         projector(None, plain=False)
         clock.on_step_end(None, None, None)
     assert orders == [False, True, False, True]
     assert len(clock.figures) == 4 and all(figures["seconds"] > 0 for figures in clock.figures)
+
+
+def test_every_other_step_of_a_training_differentiates_the_tower(tiny_model):
+    visual, training = tiny_model.model.visual.train(), importlib.import_module("training")
+    visual.vision_tower.requires_grad_(False)
+    tiny_model.enable_input_require_grads()
+    switch, seen = training.other_way(tiny_model, training.Against.differentiated), []
+    for differentiated in (False, True, False):
+        switch(differentiated)
+        seen.append(visual.encode_views(torch.zeros(1, 3, 28, 28))[-1].requires_grad)
+    assert seen == [False, True, False]
 
 
 def test_a_stopwatch_books_nested_functions_apart():

@@ -134,7 +134,8 @@ def pixel_values(monkeypatch):
 def test_ask_takes_files_of_every_mode_and_urls_after_one_option(checkpoint, images, pixel_values):
     folder, url = images
     files = [folder / name for name in ("floats.tiff", "grey.png", "wide.png")]  # as a shell sorts `*`
-    for arguments in (["What?", "--image", *files, url], [f"--image={files[0]}", *files[1:], url, "What?"]):
+    upper = url.replace("http:", "HTTP:")
+    for arguments in (["What?", "--image", *files, url], [f"--image={files[0]}", *files[1:], upper, "What?"]):
         result = run("ask", *arguments, "--model", checkpoint, "--max-slices", 1, "--max-new-tokens", 1)
         assert result.exit_code == 0, result.stderr
         [rows] = pixel_values

@@ -23,6 +23,7 @@ from llava_uhd_v2_hf.data.check import check_data
 from llava_uhd_v2_hf.data.mixtures import ConversationData, read_sources
 from llava_uhd_v2_hf.data.pre_resize import SIX_SLICES_PROBABILITY, area_of_six_slices, pre_resized
 from llava_uhd_v2_hf.data.records import RecordFile
+from llava_uhd_v2_hf.data.sample_images import locate_image
 from llava_uhd_v2_hf.data.samples import ConversationDataset
 from llava_uhd_v2_hf.data.sources import SOURCES, FunctionSource
 from llava_uhd_v2_hf.data.streams import ConversationStream
@@ -518,3 +519,8 @@ def test_the_draws_depend_on_seed_and_number_alone(folder):
     assert sizes[:60] != sizes[60:] and len(set(sizes)) == 2
     whole = ConversationDataset(data, 0)
     assert [whole[n]["images"][0].size for n in reversed(range(60))] == sizes[59::-1]
+
+
+@pytest.mark.parametrize("url", ["http://a/b.png", "HTTPS://a/b.png", "data:image/png;base64,AA", "DATA:;base64,AA"])
+def test_urls_are_no_files_of_the_folder(url):
+    assert locate_image(url, "images") == url

@@ -19,7 +19,7 @@ import llava_uhd_v2_hf
 
 
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
-INSTALLED_APART = ("lmms_eval", "vlmeval")  # programs that only processes of their own can import
+INSTALLED_APART = ("lmms_eval", "vllm", "vlmeval")  # programs that only processes of their own can import
 # what runs when a class is called, and when its objects are used as what they are
 OF_A_CLASS = ("__init__", "__post_init__", "__call__", "__getitem__", "__iter__")
 

@@ -233,6 +233,24 @@ def test_activation_checkpointing(name, tiny_checkpoint, our_collator, tmp_path)
         assert_same_gradients(ours, expected)
 
 
+@pytest.mark.client("transformers", "Trainer: activation checkpointing doesn't differentiate a frozen tower")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_with_a_frozen_tower(reentrant, tiny_checkpoint, our_collator, tmp_path):
+    """Its layers run once a step, those of the text model, whose inputs are trained, twice."""
+    data, settings = mixed_conversations(4), {"max_steps": 1, "per_device_train_batch_size": 2}
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    runs = []
+    for options in ({}, checkpointing):
+        model = load(tiny_checkpoint, dropout=False)
+        model.requires_grad_(False).model.visual.projector.window_attention.requires_grad_(True)
+        counts = count_attention(model)
+        runs.append((train(model, tmp_path, our_collator, data, **settings, **options), counts))
+    (plain, once), (saved, calls) = runs
+    assert calls == {layer: runs * (1 if "vision_tower" in layer else 2) for layer, runs in once.items()}
+    assert saved.losses() == plain.losses()
+    assert_same_gradients(saved.steps.gradients[0], plain.steps.gradients[0], 0)
+
+
 @pytest.mark.client("transformers", "Trainer: `torch_compile` trains with the same losses, also where shapes change")
 def test_torch_compile(tiny_checkpoint, our_collator, tmp_path):
     """Also without an image. On a CPU, inductor takes minutes to compile what aot_eager passes on to it."""

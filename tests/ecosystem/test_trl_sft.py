@@ -175,6 +175,23 @@ def test_lora_trains_what_it_is_told_to(trained, tiny_checkpoint):
     assert_equal_tensors(kept, load(tiny_checkpoint).state_dict())
 
 
+@pytest.mark.client("trl", "SFTTrainer with LoRA and gradient checkpointing: a frozen tower is not differentiated")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_with_lora(tiny_checkpoint, tmp_path, reentrant):
+    options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}, "max_steps": 1}
+    model, of_tower, of_text = load(tiny_checkpoint), [], []
+    tower, text = model.model.visual.vision_tower, model.model.language_model
+    tower.encoder.layers[0].register_forward_hook(lambda _, __, output: of_tower.append(output.requires_grad))
+    text.layers[0].self_attn.register_forward_pre_hook(lambda *_: of_text.append(1))
+    adapter, dataset = lora_config("window_attention"), messages_dataset()
+    trainer = make_trainer(model, dataset, tmp_path, adapter, assistant_only_loss=True, **options)
+    assert trainer.args.gradient_checkpointing
+    trainer.train()
+    assert of_tower and not any(of_tower) and len(of_text) == 2
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert_same(torch.tensor(losses[0]), collated_loss(tiny_checkpoint, messages_dataset()))
+
+
 def base_name(name):
     """The name that a tensor has in the model before PEFT."""
     name = name.removeprefix("base_model.model.")

@@ -1,5 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""What vLLM's Transformers back end asks of model and processor, in the steps that it takes; vLLM itself isn't run.
+"""What vLLM's Transformers back end asks of model and processor, in the steps that it takes.
+
+test_vllm.py runs vLLM itself, in an environment of its own.
 
 More of it is tested where it belongs: the base class in the `auto_map` in tests/hub/test_export.py, layers of other
 classes in tests/model/test_fast_order.py, counts of tokens in tests/model/test_processing.py.
@@ -7,6 +9,7 @@ classes in tests/model/test_fast_order.py, counts of tokens in tests/model/test_
 
 import functools
 from collections import defaultdict
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -20,6 +23,8 @@ from transformers import AttentionInterface, AutoConfig, AutoModel, AutoProcesso
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llava_uhd_v2_hf import LlavaUhdV2Model, LlavaUhdV2Processor
+from llava_uhd_v2_hf.model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessorKwargs
+from llava_uhd_v2_hf.model.processing_llava_uhd_v2 import LlavaUhdV2ProcessorCallKwargs
 from tests.ecosystem.pipeline_answers import SMALL, TALL, WIDE
 
 
@@ -27,13 +32,14 @@ IMAGES = [WIDE, SMALL, TALL]
 
 
 class ForeignLinear(nn.Module):
-    """A layer that isn't `nn.Linear`, as vLLM puts one in the place of each."""
+    """A layer that isn't `nn.Linear`, as vLLM puts one in the place of each; its product reads no strides."""
 
     def __init__(self, linear):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, states):
+        assert states.stride(-1) == 1
         return nn.functional.linear(states, self.weight, self.bias)
 
 
@@ -206,3 +212,9 @@ def test_parts_are_found(served):
     assert served.get_decoder() is served.language_model
     assert served.get_encoder(modality="image") is served.visual
     assert served.base_model_prefix == "model"
+
+
+def test_type_hints_of_the_processors_arguments():
+    """vLLM looks them up to find out which arguments a processor takes."""
+    for arguments in (LlavaUhdV2ProcessorCallKwargs, LlavaUhdV2ImageProcessorKwargs):
+        assert "max_slices" in get_type_hints(arguments)

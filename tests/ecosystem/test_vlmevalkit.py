@@ -45,7 +45,7 @@ def run(tiny_checkpoint, tmp_path, monkeypatch):
     def run_script(name, answers, columns=None, **settings):
         write_data_set(tmp_path / "data" / f"{name}.tsv", answers, **(columns or {}))
         model = {"model_path": str(tiny_checkpoint), "record": str(tmp_path / "record.json"), "device": "cpu"}
-        arguments = json.dumps({**model, "generation": {"max_new_tokens": 6}, **settings})
+        arguments = json.dumps({**model, "generation": {"max_new_tokens": "6", "temperature": "0"}, **settings})
         return VLMEVALKIT.run(SCRIPT, tmp_path, name, arguments, cache=tmp_path)
 
     return run_script

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from llava_uhd_v2_hf.evaluation.evaluated_model import EvaluatedModel, batches_o
 from llava_uhd_v2_hf.evaluation.generation import cut_answer, read_generation
 from llava_uhd_v2_hf.evaluation.image_rules import evaluation_size
 from llava_uhd_v2_hf.evaluation.questions import Question, add_ocr_line
-from llava_uhd_v2_hf.evaluation.settings import EvaluationSettings
+from llava_uhd_v2_hf.evaluation.settings import KINDS, EvaluationSettings
 
 
 def draw(width, height):
@@ -178,9 +179,70 @@ def test_generation_settings(settings, options):
     assert read_generation(settings) == (options, [])
 
 
+@pytest.mark.parametrize("zero", ["0", "0.0", "0e0", 0, 0.0, "None", "null", "", None])
+def test_a_temperature_of_zero_is_greedy_in_whatever_form(zero):
+    assert read_generation({"temperature": zero}) == read_generation({})
+
+
+WRITTEN = [
+    ("max_new_tokens", 512, ["512", " 512 ", "512.0", 512.0, "5.12e2", np.int64(512)]),
+    ("num_beams", 3, ["3", 3.0]),
+    ("temperature", 1e-5, ["1e-5", "0.00001", np.float64(1e-5)]),
+    ("temperature", 2.0, ["2", 2]),
+    ("top_p", 1.0, ["1", "1.0", 1]),
+    ("top_k", 20, ["20", 20.0]),
+    ("length_penalty", -1.0, ["-1", -1]),
+    ("repetition_penalty", 2.0, ["2", 2]),
+]
+
+
+@pytest.mark.parametrize(
+    "name, value, form", [(name, value, form) for name, value, forms in WRITTEN for form in [value, *forms]]
+)
+def test_generation_settings_as_harnesses_write_them(name, value, form):
+    """Of the type that `generate` wants, too: its warpers refuse integers as temperatures and penalties."""
+    options, _ = read_generation({"do_sample": True, name: form})
+    assert options[name] == value and type(options[name]) is type(value)
+
+
+@pytest.mark.parametrize("on", [True, "true", "True", "TRUE", 1, "1", np.True_])
+@pytest.mark.parametrize("off", [False, "false", "False", 0, "0", None, "None"])
+def test_flags_as_harnesses_write_them(on, off):
+    assert read_generation({"do_sample": on})[0]["do_sample"] is True
+    assert read_generation({"do_sample": off})[0]["do_sample"] is False
+    assert EvaluationSettings("checkpoint", ocr_tokens=on).ocr_tokens is True
+    assert EvaluationSettings("checkpoint", ocr_tokens=off).ocr_tokens is False
+
+
+@pytest.mark.parametrize(
+    "name, values, expected",
+    [
+        (
+            "max_new_tokens",
+            [0, "0", -1, 1.5, "1.5", True, "many", "1e999", 10**400, [5], "nan"],
+            "an integer of at least 1",
+        ),
+        ("num_beams", ["0", "two", False], "an integer of at least 1"),
+        ("temperature", ["hot", -0.1, "-0.1", "nan", "inf", True, "true", [0]], "a number of at least 0"),
+        ("top_p", ["1.1", -1, "all"], "a number from 0 to 1"),
+        ("top_k", ["-1", 0.5, "few"], "an integer of at least 0"),
+        ("do_sample", ["yes", 2, 0.5, "off"], "True or False"),
+        ("length_penalty", ["long", "inf"], "a number"),
+        ("repetition_penalty", [0, "0", "-1"], "a number above 0"),
+        ("until", [7, 1.5, True, [1], [None]], "a text or a list of texts"),
+    ],
+)
+def test_generation_settings_that_are_none(name, values, expected):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'`{name}` must be {expected}, got {value!r}.')}$"):
+            read_generation({name: value})
+
+
 def test_the_end_of_an_answer():
     assert read_generation({"until": "\n"})[1] == ["\n"]
     assert read_generation({"until": ["USER:", "\n"]})[1] == ["USER:", "\n"]
+    assert read_generation({"until": "None"})[1] == ["None"]
+    assert read_generation({"until": None})[1] == read_generation({"until": []})[1] == []
     assert cut_answer(" A red\nUSER: or blue", ["USER:", "\n", ""]) == "A red"
     with pytest.raises(ValueError, match="`visual_cot`=True isn't known; there are until, do_sample"):
         read_generation({"visual_cot": True})
@@ -216,11 +278,22 @@ def test_only_one_released_version_makes_images_smaller(make):
         ({"dtype": "int8"}, "`dtype` must be one of auto, float32, bfloat16, float16, got 'int8'."),
         ({"pre_resize": "1024"}, "`pre_resize` must be one of released-permute, released-sequential, got '1024'."),
         ({"ocr_tokens": "on"}, "`ocr_tokens` must be True or False, got 'on'."),
+        ({"batch_size": True}, "`batch_size` must be an integer of at least 1, got True."),
+        ({"max_slices": "6.5"}, "`max_slices` must be an integer of at least 1, got '6.5'."),
+        ({"device": "gpu"}, "`device` must be a device as torch names it (cpu, cuda, cuda:0), got 'gpu'."),
     ],
 )
 def test_settings_that_are_none(settings, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         EvaluationSettings("checkpoint", **settings)
+
+
+def test_settings_as_harnesses_write_them():
+    written = {"batch_size": "8", "max_slices": "6.0", "ocr_tokens": "true", "device": "cpu", "dtype": "bfloat16"}
+    typed = {"batch_size": 8, "max_slices": 6, "ocr_tokens": True, "device": "cpu", "dtype": "bfloat16"}
+    assert EvaluationSettings("checkpoint", **written) == EvaluationSettings("checkpoint", **typed)
+    for none in (None, "None", "null", ""):
+        assert EvaluationSettings("checkpoint", **dict.fromkeys(KINDS, none)) == EvaluationSettings("checkpoint")
 
 
 def test_several_processes_are_refused(make, monkeypatch):

@@ -111,13 +111,13 @@ def test_files_are_read_by_path(picture, tmp_path, file_format):
 def test_base64_is_read(picture):
     plain = base64.b64encode(encode(picture)).decode()
     wrapped = base64.encodebytes(encode(picture)).decode()
-    for source in (plain, wrapped, f"data:image/png;base64,{plain}"):
+    for source in (plain, wrapped, f"data:image/png;base64,{plain}", f"DATA:;base64,{plain}"):
         np.testing.assert_array_equal(read_pixels(as_image(source)), picture)
 
 
 def test_urls_are_read(picture, server):
-    for path in ("picture.png", "moved"):
-        np.testing.assert_array_equal(read_pixels(as_image(f"{server}/{path}")), picture)
+    for url in (f"{server}/picture.png", f"{server}/moved", f"{server}/picture.png".replace("http", "HTTP")):
+        np.testing.assert_array_equal(read_pixels(as_image(url)), picture)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

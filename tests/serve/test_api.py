@@ -185,6 +185,14 @@ def test_values_that_mean_nothing_are_taken(complete, answers_alone):
     assert text_of(complete(GOOD[1], **neutral)) == answers_alone.answer(GOOD[1])
 
 
+def test_other_ways_to_write_the_same(complete, answers_alone):
+    url = GOOD[1]["messages"][0]["content"][1]["image_url"]["url"]
+    for start in ("data:;base64,", "DATA:image/png;base64,"):
+        image = image_part(url.replace("data:image/png;base64,", start))
+        request = ask("What colour is top left?", image, max_tokens=16.0, n=1.0, seed=7.0)
+        assert text_of(complete(request)) == answers_alone.answer(GOOD[1])
+
+
 def test_an_answer_can_be_sent_back(complete, answers_alone):
     first = complete(GOOD[1])
     messages = [

@@ -87,7 +87,15 @@ def test_every_stage_of_a_request_ends_in_time(talker):
             "decoder": ask(*slow_images),
             "download": ask(image_part(f"http://127.0.0.1:{silent.getsockname()[1]}/a.png")),
         }
-        flags = "--stop-seconds", 2, "--allow-private-image-urls", "--max-decode-bytes", 8 << 30, "--decode-seconds", 60
+        flags = (
+            "--stop-seconds",
+            2,
+            "--allow-private-image-urls",
+            "--max-decode-bytes",
+            8 << 30,
+            "--decode-seconds",
+            60,
+        )
         server = ServerProcess(talker, *flags, prelude=STUCK_MODEL)
         with ThreadPoolExecutor(len(stages) + 1) as pool:
             answers = {
@@ -95,7 +103,9 @@ def test_every_stage_of_a_request_ends_in_time(talker):
             } | {"body": pool.submit(wait_for_body, server)}
             end = time.monotonic() + 30
             while server.metric("in_hand") < len(answers) or server.metric("running") < 1:
-                assert time.monotonic() < end, {name: answer.done() and answer.result() for name, answer in answers.items()}
+                assert time.monotonic() < end, {
+                    name: answer.done() and answer.result() for name, answer in answers.items()
+                }
             time.sleep(0.5)
             start = time.monotonic()
             assert server.stop() == 0

@@ -88,6 +88,8 @@ def test_the_place_of_what_was_wrong_is_named(server):
     assert (error["param"], error["code"]) == ("messages[0].content[1].image_url.url", "invalid_image")
     error = refusal(client, ask({"type": "image_url", "image_url": {"url": 5}}), model=server.model)[1]
     assert error["param"] == "messages[0].content[0].image_url.url"
+    error = refusal(client, ask("What?", {"type": "input_image"}), model=server.model)[1]
+    assert (error["param"], error["code"]) == ("messages[0].content[1].type", "invalid_value")
     error = refusal(client, HELLO, model=server.model, n=3)[1]
     assert (error["param"], error["code"]) == ("n", "unsupported_parameter")
 
@@ -95,8 +97,8 @@ def test_the_place_of_what_was_wrong_is_named(server):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
-        ("GET", "/docs", 404),
+        ("GET", "/redoc", 404),
+        ("POST", "/docs", 405),
         ("POST", "/v1/completions", 404),
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/../../etc/passwd", 404),
@@ -135,7 +137,9 @@ def test_a_key(limited, client):
         limited.client(api_key="other").models.list()
     for path in ("/metrics", "/v1/models", "/v1/models/org/tiny"):
         assert limited.send(b"", method="GET", path=path)[0] == 401
-    assert limited.send(b"", method="GET", path="/health")[0] == 200
+    for path in ("/health", "/docs", "/openapi.json"):
+        status, value, _ = limited.send(b"", method="GET", path=path)
+        assert status == 200 and "tiny" not in str(value) and "secret" not in str(value)
     assert client.models.retrieve("org/tiny").id == "org/tiny"
     assert client.chat.completions.create(model="org/tiny", **HELLO).usage.completion_tokens == 4
 

@@ -12,6 +12,7 @@ from serve_clients import ServerProcess, as_body, ask, image_part  # noqa: E402
 from llava_uhd_v2_hf.serve import addresses
 from llava_uhd_v2_hf.serve.addresses import CheckedBackend, is_public
 from llava_uhd_v2_hf.serve.downloads import Downloader
+from llava_uhd_v2_hf.serve.prompts import decode_data_url
 
 
 PUBLIC = ["1.1.1.1", "93.184.216.34", "172.15.0.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450:4001::1"]
@@ -97,6 +98,41 @@ def test_no_way_of_writing_an_address_leads_here(pages, host):
     with pytest.raises(ValueError, match="not public|no address|can't have|netloc|IPv6|valid"):
         fetch(f"http://{host}:{pages.server_port}/a.png")
     assert pages.connections == 0
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "data:image/png;base64,",
+        "DATA:image/png;base64,",
+        "Data:Image/PNG;Base64,",
+        "data:;base64,",
+        "data:image/png;charset=utf-8;base64,",
+        "data:application/octet-stream;base64,",
+    ],
+)
+def test_data_urls(start):
+    assert decode_data_url(f"{start}AA\nEC") == b"\0\1\2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("data:", "data:,", "data:AAEC", "data:,AAEC", "data:base64,AAEC", "data:image/png,AAEC", "data:;base64"),
+        *("data:text/html;base64,AAEC", "data:image/png;base64;charset=utf-8,AAEC", "data:image;base64,AAEC"),
+    ],
+)
+def test_what_is_no_data_url_of_an_image(url):
+    with pytest.raises(ValueError, match="must begin like `data:image/png;base64,`"):
+        decode_data_url(url)
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP", "Http"])
+def test_schemes_have_no_case(pages, scheme):
+    pages.routes = {"/a": f"{scheme}://127.0.0.1:{pages.server_port}/b"}
+    assert fetch(f"{scheme}://127.0.0.1:{pages.server_port}/a", first_only) == b"the file"
+    with pytest.raises(ValueError, match="not public"):
+        fetch(f"{scheme}://127.0.0.1:{pages.server_port}/a")
 
 
 @pytest.mark.parametrize(

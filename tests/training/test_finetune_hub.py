@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from llava_uhd_v2_hf.training.run_state import trained_steps
+from llava_uhd_v2_hf.training.checkpoints import trained_steps
 from tests.support.finetune_runs import command, logged, train
 from tests.support.hub_process import CLI
 

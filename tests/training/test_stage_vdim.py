@@ -489,7 +489,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_files(tower, photographs, tmp_
 
     monkeypatch.setattr(VdimPretraining, "forward", fail_in_third_step)
     more = ["training.per_device_train_batch_size=2", "training.save_steps=1"]
-    with pytest.raises(ValueError, match=r"loss is not finite at step 3, batch 2 of process 0: .*png, .*png\."):
+    with pytest.raises(ValueError, match=r"loss is not finite at step 3: [^,]*png, [^,]*png; look"):
         train_vdim(make_recipe(tower, photographs, tmp_path / "out", *more))
     assert calls == [2] * 6
     last = load_file(tmp_path / "out/checkpoint-2/model.safetensors")
@@ -506,7 +506,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tower, ph
         return outputs | {"loss": outputs["loss"] + (weight - weight.detach()).abs().sqrt().sum()}  # 0, slope infinite
 
     monkeypatch.setattr(VdimPretraining, "forward", poison)
-    with pytest.raises(ValueError, match="gradient is not finite at step 1, batch 1"):
+    with pytest.raises(ValueError, match=r"gradient is not finite at step 1: (\S*png[,;] ){4}look"):
         train_vdim(make_recipe(tower, photographs, tmp_path / "out"))
 
 

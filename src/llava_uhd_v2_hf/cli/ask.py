@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from transformers import AutoProcessor, TextStreamer
 
-from ..inference.chat import Chat
-from ..inference.checkpoints import check_checkpoint
-from ..inference.loading import load_network, read_image
 from .support import AlphaOption, MaxNewTokens, MaxSlices, errors_in_one_line, set_alpha
 
 
@@ -27,6 +23,12 @@ def ask(
 ) -> None:
     """Answer questions about images, word by word."""
     with errors_in_one_line():
+        from transformers import AutoProcessor, TextStreamer
+
+        from ..inference.chat import Chat
+        from ..inference.checkpoints import check_checkpoint
+        from ..inference.loading import load_network, read_image
+
         check_checkpoint(model)
         processor = AutoProcessor.from_pretrained(model)
         set_alpha(processor.image_processor, alpha)

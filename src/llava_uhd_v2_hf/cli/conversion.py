@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..conversion.assemble import AssemblyOptions
-from ..conversion.assemble import assemble as assemble_checkpoint
-from ..conversion.convert import convert_checkpoint
-from ..conversion.export import export_checkpoint
-from ..conversion.lora import convert_lora as convert_lora_folder
-from ..conversion.processor_files import MAX_SLICES
-from ..conversion.released_config import KNOWN_VISION_TOWER
-from ..conversion.verify import verify_checkpoint
-from ..conversion.weight_map import TensorMismatchError
+from ..conversion.released_defaults import KNOWN_VISION_TOWER, MAX_SLICES
 from .support import errors_in_one_line
 
 
@@ -30,7 +22,11 @@ def conversion_errors() -> Iterator[None]:
     with errors_in_one_line():
         try:
             yield
-        except TensorMismatchError as error:
+        except ValueError as error:
+            from ..conversion.weight_map import TensorMismatchError
+
+            if not isinstance(error, TensorMismatchError):
+                raise
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from error
 
@@ -49,6 +45,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint of the authors' code to one that transformers loads."""
     with conversion_errors():
+        from ..conversion.convert import convert_checkpoint
+
         convert_checkpoint(source, output, vision_config=vision_config, dtype=dtype, skip_tokenizer=skip_tokenizer)
 
 
@@ -65,6 +63,8 @@ def verify(
 ) -> None:
     """Compare a conversion with its source, tensor by tensor; exit with code 1 on any difference."""
     with conversion_errors():
+        from ..conversion.verify import verify_checkpoint
+
         if not verify_checkpoint(source, output, logits=logits, tolerance=tolerance):
             raise typer.Exit(1)
 
@@ -114,6 +114,9 @@ def assemble(
 ) -> None:
     """Build a checkpoint to train, from a vision tower and a language model."""
     with conversion_errors():
+        from ..conversion.assemble import AssemblyOptions
+        from ..conversion.assemble import assemble as assemble_checkpoint
+
         if not all(level.strip().isdecimal() for level in levels.split(",")):
             raise ValueError(f"--levels must be numbers with commas between them, such as 0,1,2; got {levels!r}.")
         options = AssemblyOptions(
@@ -143,6 +146,8 @@ def export_released(
 ) -> None:
     """Write our checkpoint in the layout of the authors' released ones."""
     with conversion_errors():
+        from ..conversion.export import export_checkpoint
+
         export_checkpoint(source, output, vision_tower=vision_tower)
 
 
@@ -158,4 +163,6 @@ def convert_lora(
 ) -> None:
     """Convert a LoRA folder of the authors' code to a PEFT adapter of our model."""
     with conversion_errors():
+        from ..conversion.lora import convert_lora as convert_lora_folder
+
         convert_lora_folder(source, base, output)

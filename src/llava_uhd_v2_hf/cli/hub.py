@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..hub.card import CardRequest
-from ..hub.export import export_checkpoint
-from ..hub.push import push_checkpoint
 from .support import errors_in_one_line
 
 
@@ -39,6 +36,9 @@ def export(
 ) -> None:
     """Check that a checkpoint is complete, and add its card and, if asked, its code."""
     with errors_in_one_line():
+        from ..hub.card import CardRequest
+        from ..hub.export import export_checkpoint
+
         request = CardRequest(card, license, base_model or (), dataset or ())
         missing = export_checkpoint(folder, out, request, with_code=with_code, repo_id=repo_id)
         typer.echo(f"Complete: {out or folder}")
@@ -62,6 +62,9 @@ def push(
 ) -> None:
     """Upload a checkpoint to the Hub; started again after an interruption, it continues."""
     with errors_in_one_line():
+        from ..hub.card import CardRequest
+        from ..hub.push import push_checkpoint
+
         url = push_checkpoint(
             folder,
             repo_id,

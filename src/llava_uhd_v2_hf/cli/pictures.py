@@ -4,20 +4,8 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from ..inference.cost import estimate_cost
-from ..inference.inspection import inspect_image
-from ..inference.loading import load_image_settings, read_image
-from ..pictures.canvas import (
-    check_suffix,
-    save_picture,
-)
-from ..pictures.slices import (
-    draw_inspection,
-)
-from ..utils.units import describe_bytes
 from .support import AlphaOption, MaxNewTokens, MaxSlices, errors_in_one_line, set_alpha
 
 
@@ -37,6 +25,15 @@ def inspect(
 ) -> None:
     """Show how an image is cut, the order of its tokens, and about how much memory it takes."""
     with errors_in_one_line():
+        import torch
+
+        from ..inference.cost import estimate_cost
+        from ..inference.inspection import inspect_image
+        from ..inference.loading import load_image_settings, read_image
+        from ..pictures.canvas import check_suffix, save_picture
+        from ..pictures.slices import draw_inspection
+        from ..utils.units import describe_bytes
+
         if out is not None:
             check_suffix(out)
         image_processor, config = load_image_settings(model)
@@ -82,6 +79,11 @@ def visualize(
 ) -> None:
     """Draw how a model sees an image: its slices, its pyramids of features, or where it looks while it answers."""
     with errors_in_one_line():
+        from ..inference.inspection import inspect_image
+        from ..inference.loading import load_image_settings, read_image
+        from ..pictures.canvas import check_suffix, save_picture
+        from ..pictures.slices import draw_inspection
+
         check_suffix(out)
         if what == "attention":
             from ..pictures.attention_picture import explain_answer

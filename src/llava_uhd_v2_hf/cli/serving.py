@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """The server: `serve`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,8 +9,18 @@ from ..serve.limits import Limits
 from .support import errors_in_one_line
 
 
+OF_VLLM = {"model", "vllm_options", "engine", "host", "port", "name", "api_key", "max_images"}
+
+
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Folder or Hub id of a checkpoint or an adapter.", show_default=False)],
+    vllm_options: Annotated[
+        list[str] | None, typer.Argument(help="With --engine vllm, behind --: options of vLLM.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        Literal["embedded", "vllm"], typer.Option(help="This package's own server, or vLLM's for many users.")
+    ] = "embedded",
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
     name: Annotated[
@@ -46,6 +56,13 @@ def serve(
 ) -> None:
     """Answer OpenAI's chat completions over HTTP, until interrupted."""
     with errors_in_one_line():
+        if engine == "vllm":
+            from ..serve.vllm import start_vllm
+
+            refuse_options_of_ours(context)
+            start_vllm(model, host, port, name=name, api_key=api_key, images=max_images, options=vllm_options or ())
+        if vllm_options:
+            raise ValueError(f"{' '.join(vllm_options)} would be options of vLLM; give `--engine vllm`.")
         from ..serve.server import serve as serve_model
 
         limits = Limits(
@@ -64,3 +81,15 @@ def serve(
             stop_seconds=stop_seconds,
         )
         serve_model(model, host, port, limits, name=name, api_key=api_key, private_urls=allow_private_image_urls)
+
+
+def refuse_options_of_ours(context: typer.Context) -> None:
+    """Refuses options that vLLM's server doesn't have.
+
+    Raises:
+        ValueError: naming them.
+    """
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if ours := [f"--{name.replace('_', '-')}" for name in given if name not in OF_VLLM]:
+        raise ValueError(f"{', '.join(ours)} are not for `--engine vllm`; give vLLM's own options behind `--`.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from ..utils.errors import EXPECTED_ERRORS, describe_error
+from ..utils.errors import describe_error, expected_errors
 
 
 MaxSlices = Annotated[
@@ -27,7 +27,7 @@ def errors_in_one_line() -> Iterator[None]:
     """Prints the first line of an expected error to stderr and exits with code 1."""
     try:
         yield
-    except EXPECTED_ERRORS as error:
+    except expected_errors() as error:
         typer.echo(f"Error: {describe_error(error)}", err=True)
         raise typer.Exit(1) from error
 
@@ -54,7 +54,7 @@ class SeveralValues(TyperCommand):
                 expects_value = False
             elif option in names:
                 name, expects_value = option, not equals
-            elif name is not None and (os.path.isfile(arg) or arg.startswith(("http://", "https://"))):
+            elif name is not None and (os.path.isfile(arg) or arg.lower().startswith(("http://", "https://"))):
                 spread.append(name)
             else:
                 name = None

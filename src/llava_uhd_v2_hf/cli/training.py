@@ -5,12 +5,8 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from transformers import AutoProcessor
 
-from ..inference.checkpoints import check_checkpoint
-from ..utils.atomic import atomic_write
 from .support import MaxSlices, errors_in_one_line
 
 
@@ -49,8 +45,10 @@ def train(
 
 def leave_process_group() -> None:
     """Ends the threads of gloo and NCCL: alive at the interpreter's exit, they sometimes abort the process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def merge(
@@ -89,8 +87,12 @@ def check(
 ) -> None:
     """Read every sample and image once; exit with 1 if something would stop a training."""
     with errors_in_one_line():
+        from transformers import AutoProcessor
+
         from ..data.check import check_data
         from ..data.mixtures import ConversationData
+        from ..inference.checkpoints import check_checkpoint
+        from ..utils.atomic import atomic_write
 
         processor = None
         if model is not None:

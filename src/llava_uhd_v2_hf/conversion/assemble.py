@@ -42,7 +42,6 @@ from .output_folder import (
 )
 from .processor_files import (
     IMAGE_TOKEN,
-    MAX_SLICES,
     build_generation_config,
     build_processor,
     copy_sentencepiece,
@@ -50,7 +49,7 @@ from .processor_files import (
     load_tokenizer,
     separator_ids,
 )
-from .released_config import ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, LoadedWeights, WeightFiles, in_memory, total_size, write_shards

@@ -34,7 +34,8 @@ from .processor_files import (
     remove_image_token,
     unspeakable_ids,
 )
-from .released_config import KNOWN_VISION_TOWER, released_values
+from .released_config import released_values
+from .released_defaults import KNOWN_VISION_TOWER
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards

@@ -16,10 +16,10 @@ from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
 from ..utils.json_files import read_json
 from ..utils.plain_names import check_inside
+from .released_defaults import MAX_SLICES
 
 
 IMAGE_TOKEN = "<image>"
-MAX_SLICES = 9  # with which the released models were evaluated
 SEPARATORS = {"row": ("\n", ";"), "slice": (",", "|")}
 SENTENCEPIECE_NAME = "tokenizer.model"
 TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")

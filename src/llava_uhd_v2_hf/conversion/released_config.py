@@ -10,13 +10,10 @@ from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG, LlavaUhdV2
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.json_files import read_json
 from .config_checks import check_config_values, config_errors
+from .released_defaults import KNOWN_VISION_TOWER, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
 
 
 NUM_QUERY_SETS = 4
-# The released code has these two ids for every text model.
-ROW_SEPARATOR_ID = 13
-SLICE_SEPARATOR_ID = 29892
-
 TEXT_CONFIGS = {"llava_llama": LlamaConfig, "llava_qwen": Qwen2Config}
 ARCHITECTURES = {"llava_llama": "LlavaLlamaForCausalLM", "llava_qwen": "LlavaQwenForCausalLM"}
 # What a text model's numbers depend on and its weights' shapes may not show.
@@ -28,7 +25,6 @@ REQUIRED_TEXT_KEYS = (
     "num_attention_heads",
     "rms_norm_eps",
 )
-KNOWN_VISION_TOWER = "clip-vit-large-patch14-336"  # its shape is DEFAULT_VISION_CONFIG
 # `mm_projector_type` in the two versions of the released code, and the order of image tokens in each.
 TOKEN_LAYOUTS = {"adapt_spatial_resampler": "spatial", "adapt_spatial_resampler_v2": "sequential"}
 # Keys of the released config.json that change the numbers; where they are present there is no other choice.

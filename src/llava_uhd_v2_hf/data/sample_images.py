@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 
-from ..model.image_loading_llava_uhd_v2 import Alpha, as_image, read_rgb
+from ..model.image_loading_llava_uhd_v2 import Alpha, as_image, is_data_url, is_web_url, read_rgb
 from ..model.image_loading_llava_uhd_v2 import open_image as read_header
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from .pre_resize import pre_resized
@@ -41,12 +41,17 @@ def file_name(entry: Any) -> str:
 
 
 def is_url(entry: str) -> bool:
-    return entry.startswith(("http://", "https://", "data:"))
+    return is_web_url(entry) or is_data_url(entry)
 
 
 def is_missing(image: Any) -> bool:
     """Whether an image is a path that there is no file at."""
     return isinstance(image, str) and not is_url(image) and not os.path.isfile(image)
+
+
+def file_bytes(image: Any) -> int | None:
+    """Size of an image's file; None if it is not a path."""
+    return os.path.getsize(image) if isinstance(image, str) and not is_url(image) else None
 
 
 def open_image(image: Any) -> Image.Image:
@@ -108,4 +113,13 @@ def open_resized(
     return picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
-__all__ = ["file_name", "image_size", "is_missing", "locate_image", "open_image", "open_resized", "resized_size"]
+__all__ = [
+    "file_bytes",
+    "file_name",
+    "image_size",
+    "is_missing",
+    "locate_image",
+    "open_image",
+    "open_resized",
+    "resized_size",
+]

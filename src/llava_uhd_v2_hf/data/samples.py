@@ -4,6 +4,7 @@
 Everything random about a sample depends on the seed and on the sample's number alone.
 """
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..utils.seeds import generator
 from .conversations import read_conversation
 from .mixtures import ConversationData, MixtureSource, read_sources
 from .records import Records
-from .sample_images import file_name, is_missing, locate_image, open_resized, resized_size
+from .sample_images import file_bytes, file_name, is_missing, locate_image, open_resized, resized_size
 from .sources import find_source
 
 
@@ -38,6 +39,7 @@ class ConversationDataset(Dataset):
 
     Attributes:
         skipped (`list[str]`): samples that were left out because an image file is missing, with place and id.
+        images_crc32 (`int`): checksum of the sizes of all image files.
 
     Raises:
         ValueError: if a source can't be read, or records can't be used; the first few are named with file, line and
@@ -59,6 +61,7 @@ class ConversationDataset(Dataset):
         numbers = np.repeat(np.arange(len(drawn)), [len(indices) for indices in drawn])
         self.entries = np.stack([numbers, np.concatenate(drawn)], axis=1)
         self.skipped: list[str] = []
+        self.images_crc32 = 0
         self._check_records()
 
     def _check_records(self) -> None:
@@ -79,6 +82,9 @@ class ConversationDataset(Dataset):
                 self.skipped.append(missing)
             elif missing:
                 problems.append(missing)
+            else:
+                sizes = [file_bytes(image) for image in sample["images"]]
+                self.images_crc32 = zlib.crc32(repr(sizes).encode(), self.images_crc32)
         if problems:
             raise ValueError(_describe_problems(problems))
         self.entries = self.entries[usable]

@@ -24,7 +24,7 @@ from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..pictures.attention import AnswerAttention, attend
 from ..pictures.attention_picture import draw_attention
 from ..pictures.pyramid import PyramidParts, draw_pyramid
-from ..utils.errors import EXPECTED_ERRORS, describe_error
+from ..utils.errors import describe_error, expected_errors
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Backend:
         conversation.messages, conversation.attention = chat.messages, None
         try:
             conversation.attention = attend(chat)
-        except EXPECTED_ERRORS as error:
+        except expected_errors() as error:
             conversation.no_attention = describe_error(error)
 
     def _chat_of(self, conversation: Conversation) -> Chat:

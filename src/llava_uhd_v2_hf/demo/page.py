@@ -15,7 +15,7 @@ from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..pictures.slices import (
     draw_inspection,
 )
-from ..utils.errors import EXPECTED_ERRORS, describe_error
+from ..utils.errors import describe_error, expected_errors
 from .backend import Backend, Conversation, Subject
 
 
@@ -38,7 +38,7 @@ def errors_on_the_page(image: str | None) -> Iterator[None]:
     """Shows an expected error as a line on the page; the image is called by its name alone."""
     try:
         yield
-    except EXPECTED_ERRORS as error:
+    except expected_errors() as error:
         message = describe_error(error)
         if image:
             message = message.replace(image, Path(image).name)

@@ -21,7 +21,6 @@ class LlavaUhdV2ForLmmsEval(lmms):
     Args:
         pretrained: folder or Hub id of a checkpoint or an adapter.
         record: the JSON file to write, with all that the results depend on.
-        batch_size: questions that are answered at once, as a number or its digits.
         settings: the other fields of [`EvaluationSettings`].
 
     Raises:
@@ -30,11 +29,9 @@ class LlavaUhdV2ForLmmsEval(lmms):
 
     is_simple = False
 
-    def __init__(self, pretrained: str, record: str, batch_size: int | str = 1, **settings: Any):
+    def __init__(self, pretrained: str, record: str, **settings: Any):
         super().__init__()
-        size: Any = int(batch_size) if str(batch_size).isdigit() else batch_size
-        chosen = EvaluationSettings(pretrained, batch_size=size, **settings)
-        self.evaluated = EvaluatedModel(chosen, Path(record), "lmms_eval")
+        self.evaluated = EvaluatedModel(EvaluationSettings(pretrained, **settings), Path(record), "lmms_eval")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The answers to questions of one turn.

@@ -1,17 +1,40 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What an evaluation lets one choose."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
 
 from .image_rules import PRE_RESIZE_RULES
+from .values import FLAG, Kind, integer, one_of, read_value
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def _to_device(value: Any) -> str:
+    try:
+        return str(torch.device(int(value) if str(value).isdecimal() else value))
+    except RuntimeError as error:  # torch's, for a name that it doesn't know
+        raise ValueError from error
+
+
+KINDS = {
+    "dtype": one_of(DTYPES),
+    "device": Kind("a device as torch names it (cpu, cuda, cuda:0)", _to_device),
+    "batch_size": integer(1),
+    "max_slices": integer(1),
+    "pre_resize": one_of(PRE_RESIZE_RULES),
+    "ocr_tokens": FLAG,
+}
+
+
 @dataclass(frozen=True)
 class EvaluationSettings:
     """What an evaluation lets one choose; all of it is recorded.
+
+    Values may be texts, as harnesses have them: "8", "true". None, also as a text, is the default.
 
     Args:
         checkpoint: folder or Hub id of a checkpoint or an adapter.
@@ -24,7 +47,7 @@ class EvaluationSettings:
         ocr_tokens: whether the prompts name the words that an OCR system has read, which only some tasks come with.
 
     Raises:
-        ValueError: if a value is none of those.
+        ValueError: if a value is not valid.
     """
 
     checkpoint: str
@@ -36,16 +59,10 @@ class EvaluationSettings:
     ocr_tokens: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
-        for name in ("batch_size", "max_slices"):
-            value = getattr(self, name)
-            if (name, value) != ("max_slices", None) and (type(value) is not int or value < 1):
-                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        if self.pre_resize not in (None, *PRE_RESIZE_RULES):
-            raise ValueError(f"`pre_resize` must be one of {', '.join(PRE_RESIZE_RULES)}, got {self.pre_resize!r}.")
-        if type(self.ocr_tokens) is not bool:
-            raise ValueError(f"`ocr_tokens` must be True or False, got {self.ocr_tokens!r}.")
+        for field in fields(self):
+            if field.name in KINDS:
+                value = read_value(field.name, getattr(self, field.name), KINDS[field.name])
+                object.__setattr__(self, field.name, field.default if value is None else value)
 
 
 __all__ = ["EvaluationSettings"]

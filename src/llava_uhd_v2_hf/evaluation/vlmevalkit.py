@@ -11,6 +11,7 @@ from vlmeval.smp import toliststr
 from vlmeval.vlm.base import BaseModel
 
 from .evaluated_model import EvaluatedModel
+from .generation import read_generation
 from .questions import Question, add_ocr_line
 from .settings import EvaluationSettings
 
@@ -32,7 +33,7 @@ class LlavaUhdV2ForVLMEvalKit(BaseModel):
         settings: the other fields of [`EvaluationSettings`]; VLMEvalKit asks one question at a time.
 
     Raises:
-        ValueError: see [`EvaluationSettings`] and [`EvaluatedModel`].
+        ValueError: see [`read_generation`], [`EvaluationSettings`] and [`EvaluatedModel`].
     """
 
     INTERLEAVE = True
@@ -47,6 +48,7 @@ class LlavaUhdV2ForVLMEvalKit(BaseModel):
     ):
         super().__init__()
         self.generation = generation or {}
+        read_generation(self.generation)  # its errors come before the model is loaded
         self.evaluated = EvaluatedModel(EvaluationSettings(model_path, **settings), Path(record), "vlmeval")
 
     def use_custom_prompt(self, dataset: str) -> bool:

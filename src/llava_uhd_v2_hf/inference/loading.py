@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
-from ..model.image_loading_llava_uhd_v2 import image_name, read_rgb
+from ..model.image_loading_llava_uhd_v2 import image_name, is_web_url, read_rgb
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .adapter_fit import weights_that_fit
@@ -23,7 +23,7 @@ def read_image(source: str | os.PathLike[str], image_processor: LlavaUhdV2ImageP
         OSError: if the file is not there.
         ValueError: if it can't be opened or downloaded, is not an image or has too many pixels.
     """
-    if not Path(source).is_file() and not str(source).startswith(("http://", "https://")):
+    if not Path(source).is_file() and not is_web_url(str(source)):
         raise FileNotFoundError(f"There is no image file {source}.")
     try:
         return read_rgb(source, max_pixels=image_processor.max_image_pixels, alpha=image_processor.alpha)

@@ -55,6 +55,16 @@ def as_image(entry: Any) -> Any:
     return entry[None] if entry.ndim == 2 else entry  # a first axis of 1 is read as the channels
 
 
+def is_web_url(text: str) -> bool:
+    """Whether a text is an http(s) URL; schemes of URLs have no case."""
+    return text[:8].lower().startswith(("http://", "https://"))
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a text is a data URL."""
+    return text[:5].lower() == "data:"
+
+
 def image_name(image: Any) -> str:
     """The path or URL that an image comes from, also before it is opened; an empty string if there is none."""
     if not isinstance(image, (str, os.PathLike)):
@@ -159,7 +169,7 @@ def _open_source(source: str | os.PathLike[str]) -> Image.Image:
 
 def _read_bytes(source: str | os.PathLike[str]) -> bytes:
     text = os.fspath(source)
-    if text.startswith(("http://", "https://")):
+    if is_web_url(text):
         return _download(text)
     if os.path.isfile(text):
         size = os.path.getsize(text)
@@ -169,7 +179,7 @@ def _read_bytes(source: str | os.PathLike[str]) -> bytes:
             return Path(text).read_bytes()
         except OSError as error:
             raise ValueError(f"it cannot be read ({error}); check its permissions.") from error
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    encoded = text.partition(",")[2] if is_data_url(text) else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
     except ValueError as error:

@@ -8,6 +8,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import numpy as np
+import torch  # noqa: F401  likewise
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
@@ -16,6 +17,7 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     ImageInput,
+    PILImageResampling,  # noqa: F401  a name in ImagesKwargs, which `get_type_hints` looks for here
     make_flat_list_of_images,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack

@@ -35,9 +35,22 @@ def has_plain_layers(module: nn.Module) -> bool:
     )
 
 
+def call_linear(layer: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Calls a linear layer; what a library puts in the place of PyTorch's may not read strides.
+
+    Args:
+        layer: from c to d features; PyTorch's, or what a library such as vLLM or PEFT has put in its place.
+        states: (n, ..., c), with any strides.
+
+    Returns:
+        (n, ..., d).
+    """
+    return layer(states if type(layer) is nn.Linear else states.contiguous())
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether a call of a module does more than its `forward`: it has hooks, or another `forward` put in its place."""
     return bool(module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
 
 
-__all__ = ["has_plain_layers", "has_plain_weights", "is_hooked"]
+__all__ = ["call_linear", "has_plain_layers", "has_plain_weights", "is_hooked"]

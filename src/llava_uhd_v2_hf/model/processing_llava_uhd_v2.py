@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch  # noqa: F401  likewise
 from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase
-from transformers.image_utils import make_flat_list_of_images
+from transformers.image_utils import (
+    PILImageResampling,  # noqa: F401  a name in ImagesKwargs, which `get_type_hints` looks for here
+    make_flat_list_of_images,
+)
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import is_torch_tensor
 

@@ -28,6 +28,7 @@ from .folding_llava_uhd_v2 import (
     reordering_pays,
     sum_weights,
 )
+from .gradients_llava_uhd_v2 import checkpoints_reentrantly, needs_gradients
 from .plain_layers_llava_uhd_v2 import has_plain_layers, has_plain_weights, is_hooked
 from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS, UPSAMPLERS
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
@@ -143,24 +144,28 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
-        # reentrant checkpointing doesn't look into lists, and what it returns has a gradient only if an input has one
-        first, *others = [*features, *pixels]
-        reentrant = getattr(getattr(self, "_gradient_checkpointing_func", None), "keywords", {}).get("use_reentrant")
-        if self.training and self.gradient_checkpointing and reentrant and torch.is_grad_enabled():
-            first = first if first.requires_grad else first.detach().requires_grad_()
-        return super().__call__(first, *others, plain=plain)
+        tensors = [*features, *pixels]  # reentrant checkpointing doesn't look into lists
+        if self.training and not needs_gradients([self], *tensors):
+            with torch.no_grad():
+                return super().__call__(*tensors, plain=plain)
+        if checkpoints_reentrantly(self):
+            # required by no operation, so that those of a frozen up-sampler have no gradients
+            tensors.append(torch.empty(0, device=features[0].device, requires_grad=True))
+        return super().__call__(*tensors, plain=plain)
 
     def forward(self, *tensors: torch.Tensor, plain: bool = False) -> tuple[torch.Tensor, ...]:
         """As a call, whose lists come one tensor after the other.
 
         Args:
-            tensors: the features, (v, c, h, w) a view size, and then the pixels, (v, 3, patch * h, patch * w).
+            tensors: the features, (v, c, h, w) a view size, then the pixels, (v, 3, patch * h, patch * w); under
+                reentrant checkpointing an empty one behind them, which requires a gradient.
             plain: whether to compute in the order of the paper and the released code.
 
         Returns:
             (v, q, d) a view size: the tokens of each view.
         """
-        features, pixels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        count = len(tensors) // 2
+        features, pixels = tensors[:count], tensors[count : 2 * count]
         sizes = list(zip(features, pixels, strict=True))
         if plain:
             return tuple(self.window_attention([self.upsampler(*size)]) for size in sizes)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .gradients_llava_uhd_v2 import call_layer
 from .resizing_llava_uhd_v2 import resize
 
 
@@ -92,7 +93,7 @@ class VisionTower:
         """
         states = [state]
         for layer in cls.layers(network)[:count]:
-            state = layer(state, attention_mask=None, **kwargs)
+            state = call_layer(layer, state, attention_mask=None, **kwargs)
             states = [*states, state] if every_state else [state]
         return states
 

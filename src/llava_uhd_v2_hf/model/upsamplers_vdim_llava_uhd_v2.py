@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from .operators_llava_uhd_v2 import Level, map_sources, merge_kernels
+from .plain_layers_llava_uhd_v2 import call_linear
 from .resizing_llava_uhd_v2 import full_precision, resize
 
 
@@ -147,7 +148,7 @@ class LlavaUhdV2Upsampler(nn.Module):
         if str(level) not in self.fixups:
             return features
         pixels = self.dropout(features).flatten(2).mT  # quantised layers take three dimensions at most
-        correction = self.fixups[str(level)](pixels).mT.unflatten(2, features.shape[-2:])
+        correction = call_linear(self.fixups[str(level)], pixels).mT.unflatten(2, features.shape[-2:])
         return features + RESIDUAL_SCALE * correction
 
     def forward(self, features: torch.Tensor, pixels: torch.Tensor) -> list[torch.Tensor]:

@@ -21,6 +21,7 @@ from transformers.utils import is_torchdynamo_exporting, logging
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import SlicePlan
+from .gradients_llava_uhd_v2 import needs_gradients
 from .registries_llava_uhd_v2 import PROJECTORS, TOWERS
 
 
@@ -106,6 +107,17 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             if parameter not in used:
                 parameter.requires_grad_(False)
 
+    def embed_views(self, views: torch.Tensor) -> torch.Tensor:
+        """Embeds views of one size: (v, 3, patch * h, patch * w) -> (v, prefix + n, c).
+
+        In training, frozen embeddings require no gradient, whatever hooks make their outputs require.
+        """
+        modules = self.tower.embedding_modules(self.vision_tower)
+        if not self.training or needs_gradients(modules, views):
+            return self.tower.embed(self.vision_tower, views)
+        with torch.no_grad():
+            return self.tower.embed(self.vision_tower, views).detach()
+
     def encode_views(
         self, views: torch.Tensor, every_state: bool = False, one_batch: bool = False, **kwargs
     ) -> list[torch.Tensor]:
@@ -122,7 +134,7 @@ class LlavaUhdV2VisionEncoder(nn.Module):
             The hidden states without class token, each (v, h * w, c).
         """
         network = self.vision_tower
-        state = self.tower.embed(network, views)
+        state = self.embed_views(views)
         patches = self.tower.patches(state).shape[1]
         if one_batch or is_torchdynamo_exporting():  # an exported program may be for any number of views
             chunks = [state]

@@ -17,6 +17,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import check_grid
+from .plain_layers_llava_uhd_v2 import call_linear
 from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS
 from .resizing_llava_uhd_v2 import full_precision, resize
 
@@ -154,7 +155,7 @@ class LlavaUhdV2WindowAttention(nn.Module):
         grids = self.level_pooling_grids(height, width)
         keys, values = [], []
         for level, offset, pooling_grid in zip(self.levels, offsets, grids, strict=True):
-            pixels = self.level_projections[str(level)](pyramid[level].flatten(2).mT)
+            pixels = call_linear(self.level_projections[str(level)], pyramid[level].flatten(2).mT)
             value = self.norm_features(pixels).unflatten(1, offset.shape[:2])
             keys.append(pool_windows(value + offset, self.query_grid, pooling_grid))
             values.append(pool_windows(value, self.query_grid, pooling_grid))

@@ -5,14 +5,16 @@ import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from .documentation import CHAT_BODY, ERROR_RESPONSE, PAGE_HEADERS, describe_api, render_page
 from .engine import Piece
 from .errors import ApiError
 from .parsing import ClientGone, read_body, unless_gone
@@ -33,8 +35,9 @@ def build_app(service: Service) -> FastAPI:
         yield
         service.close()
 
-    # no pages of its own: what they show is in the documentation
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    # without FastAPI's own pages, which load scripts from another host
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, responses={"default": ERROR_RESPONSE})
+    app.openapi = cache(partial(describe_api, app))  # type: ignore[method-assign]
 
     @app.exception_handler(ApiError)
     async def refuse(request: Request, error: ApiError) -> Response:
@@ -59,28 +62,38 @@ def build_app(service: Service) -> FastAPI:
     async def fail(request: Request, error: Exception) -> Response:
         return await refuse(request, ApiError(500, "The server failed; its log says why.", code="internal_error"))
 
-    @app.get("/health")
+    @app.get("/", include_in_schema=False)
+    @app.get("/v1", include_in_schema=False)
+    async def start() -> Response:
+        return RedirectResponse("docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        name = service.name if service.api_key is None else None
+        return HTMLResponse(render_page(app.openapi(), str(request.base_url), name), headers=PAGE_HEADERS)
+
+    @app.get("/health", summary="200, or 503 when no more requests are answered")
     async def health() -> Response:
         alive = service.engine.alive
         return JSONResponse({"status": "ok" if alive else "stopping"}, 200 if alive else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         check_key(request, service.api_key)
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", summary="The model that is served")
     async def models(request: Request) -> Any:
         check_key(request, service.api_key)
         return {"object": "list", "data": [describe_model(service)]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", summary="The same, by its name")
     async def model(request: Request, name: str) -> Any:
         check_key(request, service.api_key)
         service.check_name(name)
         return describe_model(service)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", summary="Answers a conversation", openapi_extra={"requestBody": CHAT_BODY})
     async def chat_completions(request: Request) -> Response:
         check_key(request, service.api_key)
         return await complete(service, request)

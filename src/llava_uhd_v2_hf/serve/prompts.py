@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from ..data.labels import TEMPLATE_ERRORS
+from ..model.image_loading_llava_uhd_v2 import is_data_url
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from .decoding import CLIENT_DECODERS, Damage, Decoders, Views
@@ -23,6 +24,9 @@ from .downloads import Downloader
 from .errors import ApiError
 from .limits import Limits
 from .schema import ChatRequest, ImagePart, ImageURL, Message, TextPart
+
+
+UNNAMED = ("", "application/octet-stream")  # media types of data URLs whose writer didn't know the image's format
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class PromptMaker:
         files, left = [], self.limits.download_bytes
         for place, source in places:
             with naming_image(place):
-                if source.url.startswith("data:"):
+                if is_data_url(source.url):
                     files.append(await to_thread.run_sync(decode_data_url, source.url))
                 else:
                     files.append(await self.downloader.fetch(source.url, left))
@@ -258,7 +262,9 @@ def decode_data_url(url: str) -> bytes:
         ValueError: if it is not of an image in base64.
     """
     header, comma, encoded = url.partition(",")
-    if not (comma and header.startswith("data:image/") and header.endswith(";base64")):
+    header = header.lower().removeprefix("data:")
+    kind, encoding = header.partition(";")[0], header.rpartition(";")[2]
+    if not comma or encoding != "base64" or not (kind in UNNAMED or kind.startswith("image/")):
         raise ValueError("its data URL must begin like `data:image/png;base64,`.")
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)

@@ -1,7 +1,6 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """What a request of chat completions may say; anything else that would change the answer is refused by its name."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -17,12 +16,22 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from .errors import ApiError
+from .refusals import refuse
 
 
 # Commas and brackets of a body: each may begin a value, which is read in a hundred times its memory
 MAX_MARKS = 50_000
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
+
+
+def _as_integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# also written as 20.0, the only form of languages without integers
+Tokens = Annotated[int, Field(ge=1, lt=2**63), BeforeValidator(_as_integer)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_as_integer)]
 
 
 class Part(BaseModel):
@@ -40,11 +49,14 @@ class Part(BaseModel):
             PydanticCustomError: naming the first that would change the answer.
         """
         for name, value in (self.model_extra or {}).items():
-            if value is not None and value not in self.neutral.get(name, []):
-                raise PydanticCustomError(
-                    "unsupported", "it is not supported here; leave it out.", {"name": name[:100]}
-                )
+            neutral = self.neutral.get(name, [])
+            if value is not None and not any(_are_same(value, other) for other in neutral):
+                raise PydanticCustomError("unsupported", "unsupported", {"name": name, "neutral": neutral})
         return self
+
+
+def _are_same(value: Any, other: Any) -> bool:
+    return value == other and isinstance(value, bool) == isinstance(other, bool)  # to Python, 1 is True
 
 
 class TextPart(Part):
@@ -68,21 +80,29 @@ class ImagePart(Part):
     image_url: ImageURL
 
 
+Parts = Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(min_length=1)]
+Stops = Annotated[list[Stop], Field(max_length=4)]
+
+
 def _as_parts(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [{"type": "text", "text": content}] if isinstance(content, str) else _check_list(content, "parts")
 
 
 def _as_list(stop: Any) -> Any:
-    return [stop] if isinstance(stop, str) else stop
+    return [stop] if isinstance(stop, str) else _check_list(stop, "strings")
+
+
+def _check_list(value: Any, entries: str) -> Any:
+    if not isinstance(value, list):
+        raise PydanticCustomError("text_or_list", "no list", {"entries": entries})
+    return value
 
 
 class Message(Part):
     """A turn of the conversation; its text may come as a string or in parts."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], FailFast(), BeforeValidator(_as_parts)
-    ] = Field(min_length=1)
+    content: Annotated[Parts, FailFast(), BeforeValidator(_as_parts, json_schema_input_type=Text | Parts)]
     neutral: ClassVar[dict[str, list[Any]]] = {"tool_calls": [[]], "annotations": [[]]}
 
 
@@ -98,12 +118,12 @@ class ChatRequest(Part):
 
     model: str
     messages: Annotated[list[Message], FailFast()] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[Stop] | None, BeforeValidator(_as_list)] = Field(default=None, max_length=4)
+    seed: Seed | None = None
+    stop: Annotated[Stops, BeforeValidator(_as_list, json_schema_input_type=Stop | Stops)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # these say who asks and how to book it, not what
@@ -146,38 +166,12 @@ def parse_request(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refuse(error) from None
     if request.answer_tokens != (request.max_completion_tokens or request.max_tokens):
         raise ApiError(400, "`max_tokens` and `max_completion_tokens` differ; send one of them.", param="max_tokens")
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "`stream_options` needs `stream: true`.", param="stream_options")
     return request
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
-    param = _describe_place(first["loc"])
-    reason, code = first["msg"], "invalid_value"
-    if first["type"] == "unsupported":
-        name = first["ctx"]["name"]
-        param, code = f"{param}.{name}" if param else name, "unsupported_parameter"
-    elif first["type"] == "string_pattern_mismatch":
-        reason = "It has a NUL character; text has none."
-    elif first["type"] == "json_invalid":
-        code = "invalid_json"
-    message = f"`{param}`: {reason}" if param else f"The request's body: {reason}"
-    return ApiError(400, message[:1000], param=param or None, code=code)
-
-
-def _describe_place(location: Sequence[int | str]) -> str:
-    """("messages", 0, "content", 1, "image_url", "image_url", "url") -> messages[0].content[1].image_url.url"""
-    place = ""
-    for index, step in enumerate(location):
-        if isinstance(step, int):
-            place += f"[{step}]"
-        elif index < 2 or location[index - 2] != "content":  # else the kind of a part
-            place += f".{step}" if place else step
-    return place[:200]
 
 
 __all__ = [

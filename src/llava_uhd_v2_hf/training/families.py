@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .folder_lock import locked_folder
 from .interruption import Interrupted
 from .recipes import read_recipe
-from .run_state import last_checkpoint
 from .stage import Stage, read_stage
 from .stages.finetune.recipe import FinetuneRecipe
 from .stages.finetune.run import finetune
@@ -50,7 +50,8 @@ def train(stage: str, recipe: str, overrides: Sequence[str] = ()) -> Path:
 
     Raises:
         Interrupted: after SIGINT or SIGTERM.
-        OSError, ValueError: if stage, recipe, model or data can't be used.
+        OSError, ValueError: if stage, recipe, model or data can't be used, another training runs in the folder, or
+            this one has to stop.
     """
     read = read_stage(stage)
     family = FAMILIES[read.family]
@@ -61,11 +62,12 @@ def train(stage: str, recipe: str, overrides: Sequence[str] = ()) -> Path:
         )
     settings: Any = read_recipe(family.recipe, recipe, overrides, stage=read)
     try:
-        return family.train(settings, read)
+        with locked_folder(settings.training):
+            return family.train(settings, read)
     except Interrupted:
         raise
     except KeyboardInterrupt as interrupt:
-        raise Interrupted(last_checkpoint(Path(settings.training.output_dir))) from interrupt
+        raise Interrupted(Path(settings.training.output_dir)) from interrupt
 
 
 __all__ = ["FAMILIES", "Family", "train"]

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .checkpoints import describe_kept
+from .processes import most_anywhere
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,17 +25,15 @@ class Interrupted(KeyboardInterrupt):
     """A training that was interrupted; its message says what was kept.
 
     Args:
-        checkpoint: the last one; None if there is none.
+        folder: of the training.
         number: of the signal.
 
     Attributes:
         exit_code: of the process, as shells give it.
     """
 
-    def __init__(self, checkpoint: Path | None, number: int = signal.SIGINT):
-        kept = f"{checkpoint} is kept, and the same command goes on from it."
-        nothing = "there is no checkpoint yet, and the same command begins anew."
-        super().__init__(f"Interrupted: {nothing if checkpoint is None else kept}")
+    def __init__(self, folder: Path, number: int = signal.SIGINT):
+        super().__init__(f"Interrupted: {describe_kept(folder)}")
         self.exit_code = 128 + number
 
 
@@ -94,17 +94,12 @@ class SaveWhenInterrupted(TrainerCallback):
 
     def received_anywhere(self) -> bool:
         """Returns whether one of the processes has got a signal; all of them call it at the same place."""
-        self.received = self._most(self.received)
+        self.received = most_anywhere(self.accelerator, self.received)
         return self.received > 0
 
     def failed_anywhere(self, failed: bool) -> bool:
         """Returns whether something has failed in one of the processes; all of them call it at the same place."""
-        return self._most(failed) > 0
-
-    def _most(self, number: int) -> int:
-        if self.accelerator.num_processes == 1:
-            return number
-        return int(self.accelerator.gather(torch.tensor([int(number)], device=self.accelerator.device)).max())
+        return most_anywhere(self.accelerator, failed) > 0
 
 
 __all__ = ["Interrupted", "SaveWhenInterrupted"]

@@ -1,9 +1,8 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""What every stage does with its `TrainingArguments`, its recipe and its checkpoints."""
+"""What every stage does with its `TrainingArguments` and its recipe."""
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,12 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..utils.atomic import atomic_write
 from ..utils.strict_yaml import RENAMED
 
 
 RECIPE_NAME = "recipe.yaml"
-PUSHED_CHECKPOINT = "last-checkpoint"  # the name that `hub_strategy: checkpoint` gives it on the Hub
 FINISHED = "The training in {} is finished: nothing was changed. Set another `training.output_dir` for a new one."
 WINDOW = 10  # logged losses that a card averages
 
@@ -68,46 +65,6 @@ def write_recipe(folder: Path, values: dict[str, Any]) -> None:
         unfinished.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
-def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
-    """`args.resume_from_checkpoint`, or else the last checkpoint in `args.output_dir`; None if there is none.
-
-    Raises:
-        ValueError: if `resume_from_checkpoint` is not a checkpoint.
-    """
-    if args.resume_from_checkpoint is None:
-        return last_checkpoint(Path(args.output_dir))
-    checkpoint = Path(args.resume_from_checkpoint)
-    try:
-        trained_steps(checkpoint)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"`training.resume_from_checkpoint`={checkpoint} is not a checkpoint of a training: {error}; set it to a "
-            "folder like checkpoint-500, or leave it out to resume from the last one."
-        ) from error
-    return checkpoint
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps, of a training here or downloaded from the Hub.
-
-    One that was not written to its end, as a kill leaves it, is passed over.
-    """
-    steps = {}
-    for checkpoint in (*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), folder / PUSHED_CHECKPOINT):
-        with suppress(OSError, ValueError):
-            steps[checkpoint] = trained_steps(checkpoint)
-    return max(steps, key=steps.__getitem__, default=None)
-
-
-def trained_steps(checkpoint: Path) -> int:
-    """Steps before a checkpoint.
-
-    Raises:
-        OSError, ValueError: if it is none, or not whole.
-    """
-    return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-
-
 def is_finished(args: TrainingArguments, results: Iterable[str]) -> bool:
     """Returns whether a training in `args.output_dir` has taken all its steps and has written its result.
 
@@ -118,10 +75,11 @@ def is_finished(args: TrainingArguments, results: Iterable[str]) -> bool:
     folder = Path(args.output_dir)
     try:
         state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        steps = args.max_steps if args.max_steps > 0 else state["max_steps"]
+        taken = state["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    steps = args.max_steps if args.max_steps > 0 else state["max_steps"]
-    return state["global_step"] >= steps and any((folder / name).is_file() for name in results)
+    return taken >= steps and any((folder / name).is_file() for name in results)
 
 
 def check_same_recipe(folder: Path, values: dict[str, Any], same: Iterable[str], free: Iterable[str] = ()) -> None:
@@ -172,15 +130,11 @@ def mean_losses(log_history: list[dict[str, float]]) -> dict[str, float]:
 
 __all__ = [
     "FINISHED",
-    "PUSHED_CHECKPOINT",
     "RECIPE_NAME",
     "check_same_recipe",
-    "checkpoint_to_resume",
     "is_finished",
-    "last_checkpoint",
     "mean_losses",
     "recipe_values",
     "share_batch",
-    "trained_steps",
     "write_recipe",
 ]

@@ -45,7 +45,7 @@ def atomic_folder(target: Path, key_file: str) -> Iterator[Path]:
     prepare_folder(target)
     with temporary_folder(target) as staged:
         yield staged
-        _flush_files(staged)
+        flush_files(staged)
         if target.exists():
             target.rmdir()
         (staged / (key_file + PARTIAL)).rename(staged / key_file)  # all else is written by now
@@ -65,7 +65,7 @@ def replaced_files(folder: Path, key_file: str, *, keep_key_file: bool = False) 
     """
     with temporary_folder(folder / ".replaced") as staged:
         yield staged
-        _flush_files(staged)
+        flush_files(staged)
         if not keep_key_file:
             (folder / key_file).unlink(missing_ok=True)
         for path in sorted(staged.iterdir(), key=lambda path: (path.name == key_file, path.name)):
@@ -124,6 +124,13 @@ def check_free_space(folder: Path, needed: int) -> None:
         )
 
 
+def flush_files(folder: Path) -> None:
+    """Flushes the files of a folder and its sub-folders to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush_to_disk(path)
+
+
 def _nearest_existing(folder: Path) -> Path:
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
@@ -158,12 +165,6 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _flush_files(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _flush_to_disk(path)
-
-
 def _flush_to_disk(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
@@ -174,6 +175,7 @@ __all__ = [
     "atomic_folder",
     "atomic_write",
     "check_free_space",
+    "flush_files",
     "free_bytes",
     "prepare_folder",
     "replaced_files",

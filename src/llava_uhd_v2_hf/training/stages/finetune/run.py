@@ -13,7 +13,6 @@ from transformers import AutoProcessor, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
-from ....data.collation import ConversationCollator
 from ....data.lengths import measure_lengths
 from ....data.samples import ConversationDataset
 from ....data.streams import ConversationStream
@@ -24,28 +23,28 @@ from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ....utils.atomic import replaced_files
 from ...adapters import add_adapter, half_dtype, quantization_config, resume_adapter
+from ...checkpoints import PUSHED_CHECKPOINT, checkpoint_to_resume, trained_steps
 from ...curves import CURVES_NAME, save_curves
+from ...data_record import compare_data, facts_of_files
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
+from ...folder_lock import LOCK_NAME
 from ...machine import check_loggers, limit_workers
 from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, parts_of_model, plan_parts
 from ...result_folder import stored_dtype, write_model
 from ...run_state import (
     FINISHED,
-    PUSHED_CHECKPOINT,
     check_same_recipe,
-    checkpoint_to_resume,
     is_finished,
     recipe_values,
     share_batch,
-    trained_steps,
     write_recipe,
 )
 from ...stage import Stage
 from .card import write_card
 from .recipe import FinetuneRecipe
 from .steps import describe_steps
-from .trainer import LEARNING_RATE, FinetuneTrainer
+from .trainer import LEARNING_RATE, FinetuneTrainer, NamingCollator
 
 
 logger = logging.get_logger(__name__)
@@ -159,6 +158,13 @@ def open_data(recipe: FinetuneRecipe, args: TrainingArguments, checkpoint: Path 
     )
 
 
+def facts_of_data(recipe: FinetuneRecipe, dataset: Any) -> dict[str, Any]:
+    """What must not change of the samples, for [`compare_data`]: files of records, and the sizes of image files."""
+    paths = [recipe.data.source, *(source.path for source in dataset.sources)]
+    images = {"images": dataset.images_crc32} if isinstance(dataset, ConversationDataset) else {}
+    return facts_of_files(paths) | images
+
+
 def open_held_out(
     recipe: FinetuneRecipe, args: TrainingArguments, processor: LlavaUhdV2Processor
 ) -> HeldOutAnswers | None:
@@ -191,7 +197,7 @@ def build_trainer(
     processor, of_training = load_processors(recipe)
     dataset.alpha = of_training.image_processor.alpha  # the samples were opened before the processor
     data = recipe.data
-    collator = ConversationCollator(
+    collator = NamingCollator(
         of_training,
         max_length=data.max_length,
         max_slices=data.max_slices,
@@ -252,7 +258,7 @@ def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
         commit_message="End of training",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", f"{PUSHED_CHECKPOINT}/*"],
+        ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", f"{PUSHED_CHECKPOINT}/*", LOCK_NAME],
     )
 
 
@@ -294,6 +300,7 @@ def finetune(recipe: FinetuneRecipe, stage: Stage) -> Path:
         print(describe_plan(trainer.model, trainer.plan))
         print(f"{steps} Slices of an image at most: {trainer.data_collator.max_slices}.", flush=True)
         write_recipe(folder, values)
+        compare_data(folder, facts_of_data(recipe, dataset), resumes=checkpoint is not None)
     trainer.run(checkpoint)
     save_result(folder, trainer, recipe, stage)
     if args.push_to_hub and trainer.is_world_process_zero():

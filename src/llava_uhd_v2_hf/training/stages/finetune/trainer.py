@@ -2,7 +2,7 @@
 """transformers' `Trainer` for fine-tuning: its optimiser, its order of samples, what it logs and what it saves."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,19 @@ logger = logging.get_logger(__name__)
 LEARNING_RATE = "learning_rate"  # of the first part; behind it, the name of a part
 
 
+class NamingCollator(ConversationCollator):
+    """A collator whose batches have the `names` of their samples too, for [`StageTrainer`]."""
+
+    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As [`ConversationCollator`]."""
+        return {**super().__call__(samples), "names": [sample["name"] for sample in samples]}
+
+
 class FinetuneTrainer(StageTrainer):
     """Trains part by part, logs their learning rates and what the collator drops, and evaluates by answers.
 
     Args:
-        args, kwargs: of `Trainer`; the collator is a [`ConversationCollator`].
+        args, kwargs: of `Trainer`; the collator is a [`NamingCollator`].
         plan: how each part is trained.
         processor: saved with the model.
         partial: whether checkpoints hold the trained weights alone. They don't load as models then, and resume only
@@ -40,7 +48,7 @@ class FinetuneTrainer(StageTrainer):
         held_out: for evaluation.
     """
 
-    data_collator: ConversationCollator
+    data_collator: NamingCollator
     label_smoother: Callable[..., torch.Tensor] | None
 
     def __init__(

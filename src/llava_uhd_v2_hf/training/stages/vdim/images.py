@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -326,3 +327,15 @@ def first_images(source: Any, data: VdimData, count: int) -> list[tuple[str, tor
         if len(images) == count:
             break
     return images
+
+
+def facts_of_images(source: Any) -> dict[str, Any]:
+    """What must not change of the images, for [`compare_data`]: their number, and names and sizes of files."""
+    if not isinstance(source, (FileImages, HubImages)):
+        return {}  # a stream has no number of images
+    checksum = 0
+    if isinstance(source, FileImages):
+        for path in source.paths:
+            size = os.path.getsize(path) if os.path.isfile(path) else None
+            checksum = zlib.crc32(path + repr(size).encode(), checksum)
+    return {"images": {"count": len(source), "crc32": checksum}}

@@ -12,20 +12,20 @@ from ....inference.towers import load_tower
 from ....inference.vdim_file import VDIM_NAME, VdimFacts, save_vdim
 from ....model.configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
 from ....model.upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler
+from ...checkpoints import checkpoint_to_resume, trained_steps
+from ...data_record import compare_data
 from ...machine import check_loggers, limit_workers
 from ...run_state import (
     FINISHED,
     check_same_recipe,
-    checkpoint_to_resume,
     is_finished,
     mean_losses,
     recipe_values,
     share_batch,
-    trained_steps,
     write_recipe,
 )
 from .card import write_card
-from .images import VdimImages, VdimStream, collate, first_images, open_source, open_stream
+from .images import VdimImages, VdimStream, collate, facts_of_images, first_images, open_source, open_stream
 from .model import VdimPretraining
 from .pictures import VdimPictures
 from .recipe import VdimRecipe
@@ -183,6 +183,7 @@ def train_vdim(recipe: VdimRecipe) -> Path:
     trainer = build_trainer(model, recipe, args, dataset)
     if args.should_save:
         write_recipe(folder, values)
+        compare_data(folder, facts_of_images(source), resumes=checkpoint is not None)
         images = first_images(source, recipe.data, recipe.pictures.count)
         trainer.add_callback(VdimPictures(trainer, recipe, images, pictures))
     trainer.run(checkpoint)

@@ -32,7 +32,6 @@ class VdimTrainer(StageTrainer):
         self.skipped_file = skipped_file
         self.skipped = read_lines(skipped_file)
         self.parts: dict[str, list[torch.Tensor]] = {}
-        self.place = (-1, 0)
 
     def get_train_dataloader(self) -> DataLoader:
         if not isinstance(self.train_dataset, VdimStream):
@@ -45,27 +44,13 @@ class VdimTrainer(StageTrainer):
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As `Trainer.training_step`.
+        """As [`StageTrainer.training_step`].
 
         Raises:
-            ValueError: if too many images can't be read, or the loss or a gradient is not finite.
+            ValueError: if too many images can't be read.
         """
-        inputs = dict(inputs)
-        names = inputs.pop("names")
-        self.count_skipped(inputs.pop("skipped"), names)
-        step = self.state.global_step + 1
-        self.place = (step, self.place[1] + 1 if self.place[0] == step else 1)
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        scaled = getattr(self.accelerator, "scaler", None) is not None  # whose overflows it handles itself
-        if not loss.isfinite() or not (scaled or all(gradient.isfinite().all() for gradient in gradients)):
-            what = "gradient" if loss.isfinite() else "loss"
-            raise ValueError(
-                f"The {what} is not finite at step {step}, batch {self.place[1]} of process "
-                f"{self.args.process_index}: {', '.join(names)}. The checkpoints before it are good; lower "
-                "`training.learning_rate`, or look at these images."
-            )
-        return loss
+        self.count_skipped(inputs.pop("skipped"), inputs["names"])
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def count_skipped(self, skipped: list[str], names: list[str]) -> None:
         """Names images that can't be read, and ends the training when they are too many."""
