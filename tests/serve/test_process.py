@@ -49,7 +49,7 @@ def test_running_requests_end_before_the_server_does(talker, number):
 
 
 def test_what_takes_too_long_ends_with_an_error(talker):
-    server = ServerProcess(talker, "--stop-seconds", 0.3)
+    server = ServerProcess(talker, "--stop-seconds", 1)
     stream = start_stream(server)
     half = socket.create_connection(("127.0.0.1", server.port))
     half.sendall(f"POST {PATH} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode())

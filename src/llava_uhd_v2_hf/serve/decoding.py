@@ -1,7 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Decodes images and cuts them into views, each request in a process of its own with limits of time and memory.
 
-The processes are forked by a fork server that has imported this module and runs nothing else, so that one starts within
+The processes are forked by a fork server that has imported this module and runs nothing else: one starts within
 milliseconds and returns all its memory at its end.
 """
 

@@ -67,7 +67,7 @@ class GracefulServer(uvicorn.Server):
         Args:
             sockets: on which it listens.
         """
-        left = self._deadline - min(ERROR_SECONDS, self.stop_seconds / 3) - time.monotonic()
+        left = self._deadline - min(ERROR_SECONDS, self.stop_seconds / 2) - time.monotonic()
         asyncio.get_running_loop().call_later(max(0, left), self.service.close)
         await super().shutdown(sockets)
 
