@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS
-from tests.extensions.outside import deconvolution
+from tests.extensions.outside import step_by_step
 from tests.support.commands import assert_error, run_cli
 from tests.support.finetune_data import write_checkpoint
 from tests.support.hub_process import CLI
@@ -18,14 +18,14 @@ from tests.support.hub_process import CLI
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    projector = {"upsampler": "deconvolution"}
-    return write_checkpoint(tmp_path_factory.mktemp("deconvolution") / "model", width=32, projector=projector)
+    projector = {"upsampler": "step by step"}
+    return write_checkpoint(tmp_path_factory.mktemp("up-sampler") / "model", width=32, projector=projector)
 
 
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
     """The file by itself, where nothing imports it."""
-    return shutil.copy(deconvolution.__file__, tmp_path_factory.mktemp("extension") / "my_deconvolution.py")
+    return shutil.copy(step_by_step.__file__, tmp_path_factory.mktemp("extension") / "my_upsampler.py")
 
 
 def run(*arguments):
@@ -37,13 +37,13 @@ def test_a_checkpoint_with_a_kind_of_ones_own_is_inspected_and_exported(checkpoi
     inspect = ["inspect", "--image", tmp_path / "image.png", "--model", checkpoint]
     refused = run(*inspect)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    assert re.search("`upsampler`: .*`deconvolution` is not supported.*--extension", refused.stderr)
+    assert re.search("`upsampler`: .*`step by step` is not supported.*--extension", refused.stderr)
     done = run("--extension", extension, *inspect)
     assert done.returncode == 0 and "tokens" in done.stdout, done.stderr
     exported = run("--extension", extension, "export", checkpoint, "--out", tmp_path / "exported", "--with-code")
     assert exported.returncode == 0, exported.stderr
-    assert (tmp_path / "exported/my_deconvolution.py").is_file()
-    assert "my_deconvolution" in (tmp_path / "exported/extensions_llava_uhd_v2.py").read_text()
+    assert (tmp_path / "exported/my_upsampler.py").is_file()
+    assert "my_upsampler" in (tmp_path / "exported/extensions_llava_uhd_v2.py").read_text()
 
 
 @pytest.mark.parametrize(

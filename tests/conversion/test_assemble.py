@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.cli.app import app
-from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, projector_rules, vdim_rules
+from llava_uhd_v2_hf.conversion.assemble import AssemblyOptions, assemble, released_projector_rules, vdim_rules
 from llava_uhd_v2_hf.conversion.weight_map import model_shapes
 from tests.support.checkpoints import edit_json, read_weights, write_released
 from tests.support.language_model_templates import toy_tokenizer
@@ -111,6 +111,46 @@ def test_parts_are_where_they_belong(assembled, clip, llama):
     assert all(name.startswith(PROJECTOR) for name in record["initialised"])
 
 
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("tower", {"hidden_size": 2**16}),
+        ("tower", {"intermediate_size": 2**20}),
+        ("tower", {"num_hidden_layers": 2**10}),
+        ("text", {"hidden_size": 2**16}),
+        ("text", {"vocab_size": 2**22}),
+        ("text", {"num_hidden_layers": 2**10}),
+        ("text", {"hidden_size": None}),  # 4096 by default
+    ],
+    ids=str,
+)
+def test_sizes_are_compared_with_weights_before_a_model_is_built(part, values, clip, llama, tmp_path, monkeypatch):
+    def build(*_):
+        raise AssertionError("a model is built")
+
+    monkeypatch.setattr("llava_uhd_v2_hf.conversion.assemble.model_shapes", build)
+    folder = shutil.copytree({"tower": clip, "text": llama}[part], tmp_path / part)
+    config = json.loads((folder / "config.json").read_text())
+    changed = config["vision_config"] if part == "tower" else config
+    changed.update(values)
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    [name] = values
+    with pytest.raises(ValueError, match=f"Expected `{name}` in {folder / 'config.json'}"):
+        assemble(
+            *((folder, llama) if part == "tower" else (clip, folder)), tmp_path / "output", AssemblyOptions(**OPTIONS)
+        )
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_tower_larger_than_its_weights_is_refused(clip, llama, tmp_path):
+    folder = shutil.copytree(clip, tmp_path / "tower")
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= {"image_size": 2**13, "patch_size": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="config.json describes a model of .* numbers, but its weights have"):
+        assemble(folder, llama, tmp_path / "output", AssemblyOptions(**OPTIONS))
+
+
 def test_new_weights_are_the_models_own(assembled):
     ours, config = read_weights(assembled), LlavaUhdV2Config.from_pretrained(assembled)
     torch.manual_seed(0)
@@ -169,7 +209,7 @@ def test_projector_names_are_the_recorded_ones(reference, name):
     width, heads = recorded["language_config"]["hidden_size"], recorded["language_config"]["num_attention_heads"]
     text_config = {"model_type": "llama", "hidden_size": width, "num_attention_heads": heads, "vocab_size": 30000}
     config = LlavaUhdV2Config(text_config=text_config, image_token_id=5)
-    rules = projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
+    rules = released_projector_rules(recorded["mm_projector_bin"], model_shapes(config), config)
     ours = {name for rule in rules for name in rule.ours}
     assert ours == {name for name in model_shapes(config) if name.startswith(PROJECTOR)}
 
@@ -230,9 +270,9 @@ def test_bad_parts_are_refused(clip, llama, vdim_file, tmp_path):
     weights = read_weights(llama)
     save_file({**weights, "model.extra": torch.zeros(1)}, tmp_path / "text/model.safetensors")
     refused(clip, tmp_path / "text", output, match="unknown: `model.extra`")
-    edit_json(tmp_path / "text/config.json", vocab_size=601)
+    edit_json(tmp_path / "text/config.json", vocab_size=590)
     refused(
-        clip, tmp_path / "text", output, match=r"`model.embed_tokens.weight` is \[600, 128\], must be \[601, 128\]"
+        clip, tmp_path / "text", output, match=r"`model.embed_tokens.weight` is \[600, 128\], must be \[590, 128\]"
     )
 
 

@@ -285,7 +285,6 @@ def assert_refused(source: Path, *messages: str, **kwargs) -> None:
         ("model_mode", "llava"),
         ("feature_mode", "featup_muti_res"),
         ("feature_scale_mask", 16),
-        ("feature_scale_mask", None),
         ("mm_hidden_size", 1024),
         ("mm_patch_merge_type", "spatial_unpad"),
         ("mm_use_im_start_end", True),

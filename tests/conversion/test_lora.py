@@ -2,6 +2,7 @@
 """LoRA folders of the authors' code become PEFT adapters: merging in PEFT equals merging by hand."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -203,3 +204,16 @@ def test_command(source, converted_checkpoint, tmp_path):
     assert "6 adapted layers; trained in full: model.visual.projector." in result.output
     result = CliRunner().invoke(app, [*command, str(source.parent), str(tmp_path / "other")])
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "values", [{"hidden_size": 2**16}, {"vocab_size": 2**22}, {"num_hidden_layers": 2**10}], ids=str
+)
+def test_sizes_of_the_base_are_compared_with_its_weights(source, converted_checkpoint, tmp_path, values):
+    base = shutil.copytree(converted_checkpoint, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"] |= values
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"Expected `text_config.{next(iter(values))}` in {base / 'config.json'}"):
+        convert_lora(source, base, tmp_path / "output")
+    assert not (tmp_path / "output").exists()

@@ -19,10 +19,12 @@ from PIL import Image
 from test_set import make_pages
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from llava_uhd_v2_hf import LlavaUhdV2Config, LlavaUhdV2ForConditionalGeneration
 from tests.support.checkpoints import convert, write_released
 from tests.support.environments import beside_the_environment
 from tests.support.hub_process import CLI
 from tests.support.paths import ROOT
+from tests.support.smollm2 import write_composed
 
 
 pytestmark = pytest.mark.slow
@@ -42,11 +44,11 @@ def vllm_python():
     return f"{beside_the_environment('vllm')}/bin/python"
 
 
-def ask_vllm(model, conversations, folder, *, options=None, settings=None, **request):
-    """Starts vLLM, and returns what it says of the model, and the token ids of each prompt and answer."""
-    values = {"model": str(model), "options": options or {}, "max_tokens": MAX_TOKENS, **request}
+def ask_vllm(model, groups, folder, *, options=None, settings=None):
+    """Starts vLLM, and returns what it says of the model, and the token ids of each prompt and answer, by group."""
+    values = {"model": str(model), "options": options or {}, "max_tokens": MAX_TOKENS, "groups": groups}
     requests, answers = folder / "requests.json", folder / "answers.json"
-    requests.write_text(json.dumps(values | {"conversations": conversations}))
+    requests.write_text(json.dumps(values))
     command = [vllm_python(), ANSWERS, requests, answers]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(**settings or {}))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -139,20 +141,38 @@ def test_nano_answers_as_with_us(pages, tmp_path):
         [asks(question, page), says("12.50"), asks(another)],
         [asks("Hello!")],
     ]
-    about, answers = ask_vllm(NANO, conversations, tmp_path)
+    fewer = {"conversations": conversations[:4], "mm_processor_kwargs": {"max_slices": 2}}
+    about, [answers, answers_of_fewer] = ask_vllm(NANO, [{"conversations": conversations}, fewer], tmp_path)
     model, processor = load(NANO)
     projector = model.model.visual.projector
     one_copy = sum(tensor.nbytes for tensor in (*projector.parameters(), *projector.buffers()))
     assert about == {"module": "llava_uhd_v2_hf.vllm_plugin.model", "fast_order": True, "bytes": one_copy}
     assert answers == ask_us(model, processor, conversations)
+    assert answers_of_fewer == ask_us(model, processor, conversations[:4], max_slices=2)
+    assert len(answers_of_fewer[0][0]) < len(answers[0][0])
 
 
-def test_slices_of_a_request(pages, tmp_path):
-    conversations = [[asks(question, page)] for page, question in pages[:4]]
-    _, answers = ask_vllm(NANO, conversations, tmp_path, mm_processor_kwargs={"max_slices": 2})
-    expected = ask_us(*load(NANO), conversations, max_slices=2)
-    assert answers == expected
-    assert len(expected[0][0]) < len(ask_us(*load(NANO), conversations[:1])[0][0])
+@pytest.mark.parametrize("kind", ["uhd_v1", "mlp_pyramid", "perceiver", "mlp"])
+def test_every_projector_answers_as_with_us(kind, photos, tmp_path):
+    """Nano with another projector, which is random."""
+    trained, processor = load(NANO)
+    size = {"query_grid": [8, 8], "num_attention_heads": 1} if kind != "mlp" else {}
+    config = LlavaUhdV2Config(**trained.config.to_dict() | {"projector_config": {"projector_type": kind, **size}})
+    torch.manual_seed(0)
+    model = LlavaUhdV2ForConditionalGeneration(config).eval()
+    model.load_state_dict(
+        {name: tensor for name, tensor in trained.state_dict().items() if ".projector." not in name}, strict=False
+    )
+    model.generation_config = trained.generation_config
+    model.save_pretrained(tmp_path / "model")
+    processor.query_grid = config.projector_config.query_grid
+    processor.projector_config = {"projector_type": kind}
+    processor.save_pretrained(tmp_path / "model")
+    model, processor = load(tmp_path / "model")
+    conversations = conversations_of(photos)
+    about, [answers] = ask_vllm(tmp_path / "model", [{"conversations": conversations}], tmp_path)
+    assert about["module"] == "llava_uhd_v2_hf.vllm_plugin.model"
+    assert answers == ask_us(model, processor, conversations)
 
 
 @pytest.mark.parametrize("name", ["a_llama_permute", "b_qwen2", "c_llama"])
@@ -162,8 +182,19 @@ def test_converted_checkpoints_answer_as_with_us(reference, photos, tmp_path, na
     model, processor = load(folder)
     conversations = conversations_of(photos)
     options = {"max_model_len": min(2048, model.config.text_config.max_position_embeddings)}
-    about, answers = ask_vllm(folder, conversations, tmp_path, options=options)
+    _, [answers] = ask_vllm(folder, [{"conversations": conversations}], tmp_path, options=options)
     assert answers == ask_us(model, processor, conversations)
+
+
+def test_a_trained_language_model_answers_as_with_us(photos, tmp_path):
+    folder = write_composed(tmp_path)
+    questions = ["What is the capital of France?", "Name three colours.", "Why is the sky blue?"]
+    conversations = [[asks(question)] for question in questions]
+    conversations += [[asks(questions[0]), says("Paris."), asks("And of Italy?")], *conversations_of(photos)]
+    _, [answers] = ask_vllm(folder, [{"conversations": conversations}], tmp_path)
+    model, processor = load(folder)
+    assert answers == ask_us(model, processor, conversations)
+    assert "Paris" in processor.decode(answers[0][1])
 
 
 def test_without_the_plugin(photos, tmp_path):
@@ -172,7 +203,8 @@ def test_without_the_plugin(photos, tmp_path):
     subprocess.run([*CLI, "export", NANO, "--with-code", "--out", exported], check=True)
     options = {"trust_remote_code": True, "model_impl": "transformers"}
     conversations = conversations_of(photos)
-    about, answers = ask_vllm(exported, conversations, tmp_path, options=options, settings={"VLLM_PLUGINS": ""})
+    groups = [{"conversations": conversations}]
+    about, [answers] = ask_vllm(exported, groups, tmp_path, options=options, settings={"VLLM_PLUGINS": ""})
     assert about["fast_order"] is False
     assert answers == ask_us(*load(NANO), conversations)
 

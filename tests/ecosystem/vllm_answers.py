@@ -3,8 +3,8 @@
 
     python answer.py REQUESTS ANSWERS
 
-REQUESTS is JSON: `model`, `options` of `vllm.LLM`, `max_tokens`, `mm_processor_kwargs`, and
-`conversations`, whose images are files.
+REQUESTS is JSON: `model`, `options` of `vllm.LLM`, `max_tokens` and `groups`: `conversations`, whose images are files,
+and their `mm_processor_kwargs`.
 """
 
 import json
@@ -37,7 +37,7 @@ def describe(model: Any) -> dict[str, Any]:
     storages = {tensor.data_ptr(): tensor.nbytes for tensor in (*projector.parameters(), *projector.buffers())}
     return {
         "module": type(model).__module__,
-        "fast_order": projector.can_reorder(),
+        "fast_order": hasattr(projector, "can_reorder") and projector.can_reorder(),
         "bytes": sum(storages.values()),
     }
 
@@ -50,10 +50,13 @@ def main(requests: Path, answers: Path) -> None:
     llm = LLM(values["model"], **options)
     [about] = llm.apply_model(describe)
     sampling = SamplingParams(temperature=0, max_tokens=values["max_tokens"])
-    conversations = list(map(with_images, values["conversations"]))
-    settings = {"mm_processor_kwargs": values.get("mm_processor_kwargs"), "use_tqdm": False}
-    outputs = llm.chat(conversations, sampling, **settings)
-    ids = [[list(output.prompt_token_ids), list(output.outputs[0].token_ids)] for output in outputs]
+    ids = []
+    for group in values["groups"]:
+        conversations = list(map(with_images, group["conversations"]))
+        outputs = llm.chat(
+            conversations, sampling, mm_processor_kwargs=group.get("mm_processor_kwargs"), use_tqdm=False
+        )
+        ids.append([[list(output.prompt_token_ids), list(output.outputs[0].token_ids)] for output in outputs])
     answers.write_text(json.dumps({"about": about, "ids": ids}))
 
 

@@ -8,21 +8,21 @@ from torch import nn
 from llava_uhd_v2_hf import LlavaUhdV2ForConditionalGeneration, LlavaUhdV2ProjectorConfig
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS
-from tests.extensions.outside import deconvolution, nearest  # noqa: F401  registers them
+from tests.extensions.outside import nearest, step_by_step  # noqa: F401  registers them
 from tests.support.journeys import Journey
 
 
 class TestDeconvolution(Journey):
-    changes = {"projector": {"upsampler": "deconvolution", "levels": [0, 1, 2]}}
+    changes = {"projector": {"upsampler": "step by step", "levels": [0, 1, 2]}}
     named_by = ("projector_config", "upsampler")
-    extension = deconvolution.__name__
+    extension = step_by_step.__name__
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("upsampler", "dtype", "reordered"),
     [
-        ("deconvolution", torch.float32, False),
+        ("step by step", torch.float32, False),
         ("repeated", torch.float64, True),
         ("bilinear", torch.float64, True),
         ("vdim", torch.float64, True),
@@ -40,13 +40,13 @@ def test_every_order_computes_what_the_plain_one_does(mid_projector, upsampler, 
 
 
 def test_new_weights_are_initialised(tiny_config):
-    tiny_config.projector_config.upsampler = "deconvolution"
+    tiny_config.projector_config.upsampler = "step by step"
     model = LlavaUhdV2ForConditionalGeneration(tiny_config)
     assert all(stage.weight.std() > 0 for stage in model.model.visual.projector.upsampler.stages)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"`upsampler`.*`sharpest` is not supported.*vdim, bilinear.*deconvolution"):
+    with pytest.raises(ValueError, match=r"`upsampler`.*`sharpest` is not supported.*vdim, bilinear.*step by step"):
         LlavaUhdV2ProjectorConfig(upsampler="sharpest")
 
 

@@ -30,6 +30,8 @@ HIWIN_QUERIES = (65, 143)
 VIT_IMAGES = (0, 3)  # of set 0: 23x25 and 5x40 patches
 KEYS = ("keys_vicuna7b.json", "keys_qwen2_7b.json", "keys_vicuna13b.json")
 VDIM_LEFT_OUT = "downsampler_square"
+BASELINES = ("v1", "mlp_v2", "mlp144", "perceiver")
+BASELINE_SIZE = "13x20"
 E2E_MODEL = "c_llama"
 E2E_CASES = ("no_slices", "batch")
 
@@ -175,6 +177,23 @@ def cut_upsampler_training(source: Path) -> None:
     )
 
 
+def cut_baselines(source: Path) -> None:
+    facts, tensors = read_json(source / "baselines.json"), load_file(source / "baselines.safetensors")
+    facts["cases"] = [
+        case for case in facts["cases"] if case["module"] in BASELINES and case["output"].endswith(BASELINE_SIZE)
+    ]
+    outputs = {case["output"] for case in facts["cases"]}
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (name.startswith("features_") and name.endswith(BASELINE_SIZE))
+        or name in outputs
+        or (name.partition(".")[0] in BASELINES and ".output_" not in name)
+    }
+    write_json(facts, HERE / "baselines.json")
+    write_tensors(kept, HERE / "baselines.safetensors")
+
+
 def cut_whole_model(source: Path) -> None:
     folder = f"e2e/{E2E_MODEL}"
     facts, tensors = read_json(source / folder / "outputs.json"), load_file(source / folder / "outputs.safetensors")
@@ -206,6 +225,7 @@ def main() -> None:
     cut_window_attention(source)
     cut_tower(source)
     cut_upsampler_training(source)
+    cut_baselines(source)
     cut_whole_model(source)
     for name in KEYS:
         (HERE / name).write_text(json.dumps(read_json(source / name), separators=(",", ":")) + "\n")

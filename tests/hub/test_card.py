@@ -4,6 +4,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
+from llava_uhd_v2_hf import LlavaUhdV2Config
 from llava_uhd_v2_hf.hub.card import CardRequest, build_card, card_names, check_card, missing_metadata
 from tests.support.paths import ROOT
 
@@ -127,3 +128,20 @@ def test_card_that_is_no_yaml(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: [mit\n---\n# Mine\n")
     with pytest.raises(ValueError, match="README.md can't be read"):
         build_card(tmp_path, CardRequest(), repo_id="org/name", with_code=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "projector `hiwin` (12x12 tokens a slice); levels 0, 1, 2; up-sampler `vdim`; pooling grids `selective`"),
+        ({"projector_type": "mlp"}, "projector `mlp` (one token a patch); levels 0"),
+        (
+            {"projector_type": "mlp_pyramid", "levels": [0, 2], "upsampler": "deconvolution", "query_grid": [8, 8]},
+            "projector `mlp_pyramid` (8x8 tokens a slice); levels 0, 2; up-sampler `deconvolution`",
+        ),
+    ],
+)
+def test_a_card_says_which_system_a_checkpoint_is(tmp_path, values, said):
+    LlavaUhdV2Config(projector_config=values, token_layout="sequential").save_pretrained(tmp_path)
+    card = build_card(tmp_path, CardRequest(), repo_id="org/name", with_code=False)
+    assert f"\nSystem: {said}; order of tokens `sequential`.\n" in card.text

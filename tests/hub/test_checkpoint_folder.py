@@ -98,6 +98,64 @@ def test_links_out_of_the_folder_are_refused(checkpoint, tmp_path, name):
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize(("name", "target"), [("LICENSE", ".env"), ("picture.png", "notes.txt")])
+def test_links_to_what_is_not_published_are_refused(checkpoint, name, target):
+    (checkpoint / target).write_text("secret")
+    (checkpoint / name).symlink_to(target)
+    (checkpoint / "README.md").write_text("![](picture.png)")
+    assert_error(run_cli("push", checkpoint, "org/name", "--dry-run"), f"{name} is a link to {target}")
+    (checkpoint / name).unlink()
+    (checkpoint / name).symlink_to("config.json")
+    assert name in read_checkpoint(checkpoint).files
+
+
+SECRETS = [
+    *(
+        "LICENSE.env",
+        "LICENSE_KEY",
+        "NOTICE.pem",
+        "licenses/LICENSE",
+        ".env",
+        ".LICENSE",
+        "token.json",
+        "config.json.bak",
+    ),
+    *("chat_templates/.secret.jinja", ".keys_llava_uhd_v2.py", "id_rsa", "training_args.bin"),
+]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_other_files_stay(checkpoint, name):
+    (checkpoint / name).parent.mkdir(exist_ok=True)
+    (checkpoint / name).write_text("secret")
+    found = read_checkpoint(checkpoint)
+    assert name not in found.files and name.partition("/")[0] in found.left_out
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt", "recipe.yaml"])
+def test_licences_and_recipes_are_published(checkpoint, name):
+    (checkpoint / name).write_text("text")
+    assert name in read_checkpoint(checkpoint).files
+
+
+LINKS = ["[a]({})", "![a]({})", "![a](./{})", '[a]({} "title")', "[a](<{}>)", '<img src="{}">', "<a href='{}'>a</a>"]
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_of_what_a_card_links_pictures_are_published(checkpoint, link):
+    pictures = ["losses.png", "pictures/A.JPEG", "a.webp"]
+    others = ["credentials.json", "notes.md", "table.csv", ".env", ".hidden/a.png", ".secret.png"]
+    for name in (*pictures, *others, "unlinked.png"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("content")
+    names = [*pictures, *others, "../outside.png", "/etc/a.png", "https://host/b.png", "gone.png"]
+    (checkpoint / "README.md").write_text("\n".join(link.format(name) for name in names))
+    found = read_checkpoint(checkpoint)
+    assert set(pictures) < set(found.files) and not {*others, "unlinked.png"} & set(found.files)
+    assert found.linked == sorted(others)
+    assert "credentials.json" in read_checkpoint(checkpoint, ["./credentials.json"]).files
+
+
 def test_links_of_a_snapshot_in_the_cache_are_followed(checkpoint, tmp_path):
     blobs, snapshot = (tmp_path / "models--org--name" / name for name in ("blobs", "snapshots/0a1b"))
     blobs.mkdir(parents=True)

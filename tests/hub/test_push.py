@@ -73,6 +73,67 @@ def test_dry_run_lists_what_would_be_sent(checkpoint):
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["model"]
 
 
+def listed(lines):
+    """The names in the list of what is sent."""
+    return {line.split(maxsplit=1)[1] for line in lines if re.match(r" +[\d,]+ ", line)}
+
+
+@pytest.fixture
+def linking(checkpoint):
+    """A checkpoint whose card links to a picture and to two other files."""
+    for name in ("losses.png", "credentials.json", "results/table.csv", "LICENSE.env", "notes.md"):
+        (checkpoint / name).parent.mkdir(exist_ok=True)
+        (checkpoint / name).write_text("content")
+    (checkpoint / "README.md").write_text("![](losses.png) [](credentials.json) [](results/table.csv)")
+    return checkpoint
+
+
+CARD = [*OWN_CARD, "--card", "template"]
+
+
+def test_without_a_terminal_linked_files_must_be_named(linking, tmp_path):
+    result = run_cli("push", linking, "org/name", "--dry-run", *CARD)
+    sent = listed(result.stdout.splitlines())
+    assert "losses.png" in sent and not sent & {"credentials.json", "results/table.csv", "LICENSE.env", "notes.md"}
+    assert "Not published: LICENSE.env, credentials.json, notes.md, results" in result.stdout
+    assert "add --include credentials.json --include results/table.csv" in result.stdout
+
+    named = ["--include", "results/table.csv", "--include", "notes.md"]
+    result = run_cli("push", linking, "org/name", "--dry-run", *CARD, *named)
+    assert listed(result.stdout.splitlines()) == sent | {"results/table.csv", "notes.md"}
+    assert "links to credentials.json, which a push leaves out" in result.stdout
+
+    result = run_cli("export", linking, "--out", tmp_path / "copy", *CARD, "--include", "results/table.csv")
+    assert "links to credentials.json, which a push leaves out" in result.stderr
+    copied = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*")}
+    assert copied == sent | {"results", "results/table.csv"}
+
+
+@pytest.mark.parametrize("name", ["none.json", "../secret", "/etc/passwd", "", ".", "results"])
+def test_named_files_must_be_in_the_folder(linking, tmp_path, name):
+    (tmp_path / "secret").write_text("secret")
+    for command in (["push", linking, "org/name", "--dry-run"], ["export", linking, "--out", tmp_path / "copy"]):
+        assert_error(run_cli(*command, *CARD, "--include", name), "Expected names of files in", linking)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_linked_files_are_asked_for(linking, monkeypatch):
+    monkeypatch.setattr(push, "_upload", lambda *_: "url")
+    asked, lines = [], []
+
+    def ask(name):
+        asked.append(name)
+        return name == "results/table.csv"
+
+    request = CardRequest("vicuna-7b")
+    push_checkpoint(linking, "org/name", request, ask=ask, report=lines.append)
+    assert asked == ["credentials.json", "results/table.csv"]
+    assert "results/table.csv" in listed(lines) and "credentials.json" not in listed(lines)
+    push_checkpoint(linking, "org/name", request, ask=ask, include=asked[:2], report=lines.append)
+    push_checkpoint(linking, "org/name", request, ask=ask, dry_run=True, report=lines.append)
+    assert len(asked) == 2, "asked for what was named, or in a dry run"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -29,6 +29,9 @@ CHANGED_PROJECTOR = {
     "query_grid": [8, 6],
     "pooling_grids": [[2, 2], [1, 3]],
     "pooling_grid_rule": "another rule",
+    "mlp_depth": 1,
+    "perceiver_grid": [6, 4],
+    "perceiver_positions": True,
     "num_attention_heads": 4,
     "layer_norm_eps": 1e-5,
     "upsampler_kernel_size": 5,
@@ -41,8 +44,8 @@ CHANGED_PROJECTOR = {
 
 @pytest.fixture
 def other_kinds(monkeypatch):
-    """Names for which there is one kind in the package."""
-    monkeypatch.setitem(PROJECTORS, "another projector", object)
+    """Names for which there is one kind in the package; the projector reads every option."""
+    monkeypatch.setitem(PROJECTORS, "another projector", type("Other", (), dict.fromkeys(PROJECTORS.interface)))
     monkeypatch.setitem(POOLING_GRIDS, "another rule", object)
 
 
@@ -126,6 +129,10 @@ def test_embeddings_are_tied_where_the_text_config_says_so():
         ("num_query_sets", "four"),
         ("query_grid", [12]),
         ("query_grid", [12, 0]),
+        ("mlp_depth", 0),
+        ("mlp_depth", 1),
+        ("perceiver_grid", [24]),
+        ("perceiver_positions", True),
         ("pooling_grids", []),
         ("pooling_grids", [[3, 3], [0, 2]]),
         ("num_attention_heads", 0),
@@ -147,6 +154,33 @@ def test_bad_projector_values_are_named(name, value):
         with pytest.raises(ValueError, match=name) as error:
             build()
         assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("projector", "name", "value", "remedy"),
+    [
+        ("uhd_v1", "levels", [0, 1], "[0], [1], [2], [3]"),
+        ("mlp", "levels", [0, 1, 2], "[0]"),
+        ("perceiver", "levels", [1, 2], "[0, 1, 2], [0], [0, 1]"),
+        ("mlp_pyramid", "levels", [2], "[0, 1, 2], [0], [0, 1]"),
+        ("uhd_v1", "num_query_sets", 1, "hiwin"),
+        ("perceiver", "pooling_grids", [[3, 3]], "hiwin, uhd_v1"),
+        ("mlp_pyramid", "pooling_grid_rule", "another rule", "hiwin, uhd_v1"),
+        ("mlp", "query_grid", [8, 8], "hiwin, uhd_v1, mlp_pyramid, perceiver"),
+        ("mlp", "mlp_depth", 1, "mlp_pyramid"),
+        ("mlp_pyramid", "perceiver_positions", True, "perceiver"),
+    ],
+)
+def test_values_of_another_projector_are_named_with_the_remedy(projector, name, value, remedy, other_kinds):
+    with pytest.raises(ValueError) as error:
+        LlavaUhdV2ProjectorConfig(**{"projector_type": projector, name: value})
+    for part in (f"`{name}`={value}", f"`{projector}`", remedy):
+        assert part in str(error.value)
+
+
+def test_levels_are_by_default_those_of_the_projector():
+    levels = {kind: LlavaUhdV2ProjectorConfig(projector_type=kind).levels for kind in ("hiwin", "uhd_v1", "mlp")}
+    assert levels == {"hiwin": [0, 1, 2], "uhd_v1": [0], "mlp": [0]}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def output_and_gradients(projector, features, pixels, plain):
     grid=st.sampled_from([(5, 7), (1, 3), (4, 1), (12, 2), (3, 13), (8, 8)]),
     levels=st.sampled_from(SUPPORTED_LEVELS),
     upsampler=st.sampled_from(["vdim", "bilinear"]),
+    rule=st.sampled_from(["selective", "fixed", "pyramid"]),
     sets=st.sampled_from([1, 4]),
     query_grid=st.sampled_from([(3, 2), (5, 4)]),
     sizes=st.sampled_from([(8, 16), (4, 24), (20, 8)]),
@@ -78,9 +79,10 @@ def output_and_gradients(projector, features, pixels, plain):
     folded=st.booleans(),
 )
 def test_output_and_all_gradients_equal_the_plain_order(
-    grid, levels, upsampler, sets, query_grid, sizes, training, folded
+    grid, levels, upsampler, rule, sets, query_grid, sizes, training, folded
 ):
     options = {"levels": levels, "upsampler": upsampler, "num_query_sets": sets, "query_grid": query_grid}
+    options["pooling_grid_rule"] = rule
     projector = small_projector(*sizes, **options).double().train(training)
     views = random_views(grid, channels=sizes[0], dtype=torch.float64)
     expected = output_and_gradients(projector, *views, plain=True)

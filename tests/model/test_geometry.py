@@ -14,8 +14,11 @@ from llava_uhd_v2_hf.model.geometry_llava_uhd_v2 import (
     SLICE_SEPARATOR,
     SlicePlan,
     choose_pooling_grid,
+    fixed_pooling_grid,
     num_image_tokens,
     plan_slices,
+    pyramid_pooling_grid,
+    selective_pooling_grid,
     token_layout,
 )
 
@@ -54,6 +57,42 @@ def test_plans_are_the_recorded_ones(reference):
         assert plan.refined_size == tuple(case.get("refine_size", [0, 0])[::-1]), case
 
 
+@pytest.mark.parametrize(("height", "width"), [(25_000_000, 1), (1, 25_000_000), (400_002, 2), (1, 200_001)])
+def test_an_image_like_a_thread_is_refused(height, width):
+    """A PNG of a few bytes may be one."""
+    with pytest.raises(ValueError, match=rf"at most 200000:1, got an image of {height}x{width} pixels"):
+        plan_slices(height, width, max_slices=6, slice_resolution=336, patch_size=14)
+
+
+@given(
+    height=st.integers(1, 10**7),
+    width=st.integers(1, 10**7),
+    resolution=st.integers(1, 5000),
+    patch_size=st.integers(1, 5000),
+)
+def test_views_are_never_large(height, width, resolution, patch_size):
+    try:
+        plan = plan_slices(height, width, max_slices=9, slice_resolution=resolution, patch_size=patch_size)
+    except ValueError:
+        return
+    for rows, columns in plan.view_sizes:
+        assert rows * columns <= 2**14 * patch_size**2 and rows * columns <= max(2**26, 450 * 4096 * patch_size)
+    assert SlicePlan.from_image_size(plan.to_image_size(), patch_size) == plan
+
+
+@pytest.mark.parametrize(("resolution", "patch_size"), [(336, 337), (10**6, 14), (10**6, 10**6)])
+def test_sizes_that_make_no_sense_are_refused(resolution, patch_size):
+    with pytest.raises(ValueError, match=f"<= 4096, got {patch_size} and {resolution}"):
+        plan_slices(100, 100, max_slices=6, slice_resolution=resolution, patch_size=patch_size)
+
+
+def test_views_of_too_many_patches_are_refused():
+    with pytest.raises(ValueError, match=r"at most 16384 patches, got one of .*, which are \d+"):
+        plan_slices(100, 100, max_slices=1, slice_resolution=4096, patch_size=14)
+    with pytest.raises(ValueError, match="a view must have at most 16384 patches"):
+        SlicePlan.from_image_size([0, 0, 0, 0, 14, 14 * 16385], 14)
+
+
 def test_separators_are_the_recorded_ones(reference):
     for case in read_lines(reference / "slicing.jsonl"):
         order = token_layout(plan_recorded(case).grid, (1, 1), "sequential")
@@ -65,6 +104,14 @@ def test_pooling_grids_are_the_recorded_ones(reference):
     for case in read_lines(reference / "windows.jsonl"):
         grid = choose_pooling_grid(case["feature_height"], case["feature_width"], DEFAULT_POOLING_GRIDS)
         assert list(grid) == case["pooling_grid_hw"], case
+
+
+def test_rules_for_pooling_grids():
+    """Examples of the paper's table 6 and of its first version's figure."""
+    for level, grid in enumerate([(2, 3), (4, 6), (8, 12)]):
+        assert pyramid_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == grid
+        assert selective_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == (2, 3)
+        assert fixed_pooling_grid(16, 24, level, DEFAULT_POOLING_GRIDS) == (3, 3)
 
 
 def test_the_first_pooling_grid_wins_a_tie():

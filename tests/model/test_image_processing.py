@@ -2,6 +2,7 @@
 """Image processor: pixels and plans of the released code, one image or many."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -263,3 +264,27 @@ def test_alpha_is_a_field_and_an_option_of_a_call(tmp_path, pixels):
         LlavaUhdV2ImageProcessor(alpha="black")
     with pytest.raises(StrictDataclassError, match="alpha"):
         dropped(transparent, alpha="black")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("rescale_factor", value) for value in (math.nan, math.inf, 1e300)),
+        *(("image_mean", [0.5, value, 0.5]) for value in (math.nan, -math.inf, 1e300)),
+        *(("image_std", [0.5, 0.5, value]) for value in (math.nan, 0.0, 1e-300)),
+    ],
+)
+def test_settings_that_make_pixels_not_finite_are_refused(field, value):
+    image = Image.new("RGB", (20, 30), "white")
+    for processor, options in (
+        (LlavaUhdV2ImageProcessor(), {field: value}),
+        (LlavaUhdV2ImageProcessor(**{field: value}), {}),
+    ):
+        with pytest.raises(ValueError, match=f"finite numbers of float32, but .*`{field}`="):
+            processor(image, **options)
+
+
+def test_an_image_like_a_thread_is_named():
+    images = [Image.new("RGB", (20, 30)), Image.new("L", (300_000, 1))]
+    with pytest.raises(ValueError, match="^Image 1 cannot be used: Expected an aspect ratio of at most 200000:1"):
+        LlavaUhdV2ImageProcessor()(images)

@@ -73,7 +73,7 @@ def test_text_only_logits_equal_the_causal_model_and_weights_load_both_ways(tiny
     model = LlavaUhdV2ForConditionalGeneration(LlavaUhdV2Config(**values)).eval()
     model.model.language_model.load_state_dict(causal.base_model.state_dict())
     model.lm_head.load_state_dict(causal.get_output_embeddings().state_dict())
-    input_ids = torch.randint(3, 320, (2, 9))
+    input_ids = torch.randint(3, 300, (2, 9))  # no image token
     expected = causal(input_ids=input_ids).logits
     assert expected.abs().max() > 0.05
     torch.testing.assert_close(model(input_ids=input_ids).logits, expected, rtol=0, atol=1e-6)
@@ -303,7 +303,7 @@ def test_new_models_start_with_the_released_codes_initial_weights(tiny_config):
     attention = model.model.visual.projector.window_attention
     assert torch.equal(attention.position_embeddings, sincos_position_table([3, 3], 64))
     assert attention.queries.std().item() == pytest.approx(0.02, rel=0.05)
-    assert attention.key.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert attention.key.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
     assert not attention.level_embeddings.any() and not attention.key.bias.any()
     stage = model.model.visual.projector.upsampler.stages[0]
     assert (stage.range_temperature, stage.spatial_width) == (0, 1)

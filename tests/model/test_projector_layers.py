@@ -64,9 +64,9 @@ def image_tokens(model, **options):
     return tokens, len(calls)
 
 
-def assert_equals_plain_order(model, reordered):
+def assert_equals_plain_order(model, reordered, tolerance=1e-4):
     tokens, calls = image_tokens(model)
-    torch.testing.assert_close(tokens, image_tokens(model, plain=True)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens, image_tokens(model, plain=True)[0], rtol=tolerance, atol=tolerance)
     assert bool(calls) == reordered
     return tokens
 
@@ -146,7 +146,8 @@ def check_quantised_layers_are_called(model, tmp_path, quantisation):
         ).eval()
     value = projector_of(quantised).window_attention.value
     assert type(value) is not torch.nn.Linear or type(value.weight) is not torch.nn.Parameter
-    tokens = assert_equals_plain_order(quantised, reordered=False)
+    rounds = getattr(quantisation, "load_in_4bit", False)  # on some CPUs to bfloat16, before it multiplies
+    tokens = assert_equals_plain_order(quantised, reordered=False, tolerance=0.02 if rounds else 1e-4)
     error = (tokens - before).square().mean().sqrt() / before.square().mean().sqrt()
     assert 0 < error < 1
     with pytest.raises(ValueError, match="can't be folded: wrapped by LoRA, quantised"):

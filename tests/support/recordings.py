@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from llava_uhd_v2_hf import LlavaUhdV2ProjectorConfig
-from llava_uhd_v2_hf.conversion.weight_map import UPSAMPLER, build_rules
+from llava_uhd_v2_hf.conversion.projector_map import UPSAMPLER, projector_rules
 
 
 PROJECTOR = "model.visual.projector."
@@ -33,7 +33,7 @@ def under_our_names(
 ) -> dict[str, torch.Tensor]:
     """Projector tensors renamed and reshaped by the converter's rules; only ours that begin with `prefix`, cut off."""
     state = {}
-    for rule in build_rules([], projector):
+    for rule in projector_rules(projector):
         if all(name in released for name in rule.released):
             state.update(rule.to_ours([released[name].float() for name in rule.released]))
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -69,7 +69,7 @@ def overwrite(path):
 
 @pytest.mark.parametrize("damage", [remove, cut, empty, overwrite])
 def test_any_damage_to_any_file_makes_the_checkpoint_before_the_last_one(damage, finished, tmp_path, caplog):
-    names = sorted(path.name for path in (finished / "checkpoint-3").iterdir())
+    names = sorted({path.name for path in (finished / "checkpoint-3").iterdir()} - {"training_args.bin"})
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", MANIFEST} < set(names)
     for name in names:
         folder = tmp_path / name

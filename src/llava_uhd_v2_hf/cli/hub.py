@@ -1,6 +1,7 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
 """Publishing a checkpoint: `export`, `push`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ BaseModel = Annotated[
     list[str] | None, typer.Option(help="Hub id of a model it was made from; repeat.", show_default=False)
 ]
 Dataset = Annotated[list[str] | None, typer.Option(help="Hub id of its training data; repeat.", show_default=False)]
+Include = Annotated[list[str] | None, typer.Option(help="Add this file of FOLDER; repeat.", show_default=False)]
 
 
 def export(
@@ -33,6 +35,7 @@ def export(
     license: License = None,
     base_model: BaseModel = None,
     dataset: Dataset = None,
+    include: Include = None,
 ) -> None:
     """Check that a checkpoint is complete, and add its card and, if asked, its code."""
     with errors_in_one_line():
@@ -40,10 +43,10 @@ def export(
         from ..hub.export import export_checkpoint
 
         request = CardRequest(card, license, base_model or (), dataset or ())
-        missing = export_checkpoint(folder, out, request, with_code=with_code, repo_id=repo_id)
+        hints = export_checkpoint(folder, out, request, with_code=with_code, repo_id=repo_id, include=include or ())
         typer.echo(f"Complete: {out or folder}")
-        if missing:
-            typer.echo(f"Before a push, README.md needs: {', '.join(missing)}", err=True)
+        for hint in hints:
+            typer.echo(hint, err=True)
 
 
 def push(
@@ -59,6 +62,7 @@ def push(
     license: License = None,
     base_model: BaseModel = None,
     dataset: Dataset = None,
+    include: Include = None,
 ) -> None:
     """Upload a checkpoint to the Hub; started again after an interruption, it continues."""
     with errors_in_one_line():
@@ -72,7 +76,13 @@ def push(
             private=private,
             with_code=with_code,
             max_shard_size=max_shard_size,
+            include=include or (),
+            ask=_ask if sys.stdin.isatty() else None,
             dry_run=dry_run,
             report=typer.echo,
         )
         typer.echo(f"Pushed: {url}" if url else "Nothing was sent.")
+
+
+def _ask(name: str) -> bool:
+    return typer.confirm(f"README.md links to {name}, which is no part of a checkpoint. Publish it?")

@@ -30,9 +30,10 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .chat_templates import ChatTemplate, choose_chat_template, end_tokens
-from .config_checks import check_config_values, config_errors
+from .config_checks import check_config_sizes, check_config_values, check_model_size, config_errors
 from .convert import choose_dtype, converted_tensor
 from .output_folder import (
     SPARE_BYTES,
@@ -49,18 +50,14 @@ from .processor_files import (
     load_tokenizer,
     separator_ids,
 )
+from .projector_map import PROJECTOR, UPSAMPLER, VDIM_PREFIX, VDIM_UNUSED, projector_rules
 from .released_defaults import MAX_SLICES, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, LoadedWeights, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
-    PROJECTOR,
-    UPSAMPLER,
-    VDIM_PREFIX,
-    VDIM_UNUSED,
-    Rule,
     TensorMismatchError,
-    build_rules,
     model_shapes,
     reason_to_leave_out,
     rule_problems,
@@ -160,9 +157,9 @@ def assemble(vision_tower: str | Path, text_model: str | Path, output: Path, opt
     states = FileStates(path for checkpoint in checkpoints.values() for path in _small_files(checkpoint))
     for checkpoint in checkpoints.values():
         checkpoint.fetch_weights()
-    shapes = model_shapes(config)
-    files, rules = open_parts(text, options.vdim, options.projector, shapes, text_rows, config)
-    files = {"vision_tower": WeightFiles.from_folder(tower.folder), **files}
+    parts = {"vision_tower": WeightFiles.from_folder(tower.folder), "text_model": open_text_weights(text)}
+    shapes = checked_shapes(config, text_rows, parts, checkpoints)
+    files, rules = open_parts(parts, options.vdim, options.projector, shapes, text_rows, config)
     text_names = {name for rule in rules["text_model"] for name in rule.released}
     config.dtype = choose_dtype({name: files["text_model"].dtypes[name] for name in text_names}, options.dtype)
     new = {"initialised": initial_projector(config, options.seed), "vision_tower": load_tower(tower.folder, config)}
@@ -206,6 +203,7 @@ def build_assembled_config(
         OSError: if a Hub id can't be downloaded, or `output` does not fit on its disk.
         ValueError: if a part is not supported, or has no tokenizer that can be read.
     """
+    check_config_values(options.projector_values(), "the options")
     vision_config, text_config = _load_config(tower, "vision_config"), _load_config(text)
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -251,18 +249,45 @@ def _small_files(checkpoint: Source) -> list[Path]:
     return [] if checkpoint.gguf_file is not None else small_files(checkpoint.folder)
 
 
+def checked_shapes(
+    config: LlavaUhdV2Config,
+    text_rows: int,
+    parts: dict[str, WeightFiles | LoadedWeights],
+    checkpoints: dict[str, Source],
+) -> dict[str, list[int]]:
+    """Returns the shapes of our tensors, once the sizes in the parts' configurations fit the parts' weights.
+
+    Args:
+        config: of the model.
+        text_rows: of the embeddings of the language model as it is.
+        parts: weights of vision tower and language model.
+        checkpoints: where they are from.
+
+    Raises:
+        ValueError: if they don't.
+    """
+    places = {part: str(_config_path(checkpoint)) for part, checkpoint in checkpoints.items()}
+    tower, text = (parts[part].shapes for part in ("vision_tower", "text_model"))
+    check_config_sizes(config.vision_config.to_dict(), tower, places["vision_tower"])
+    check_config_sizes(config.text_config.to_dict() | {"vocab_size": text_rows}, text, places["text_model"])
+    shapes = model_shapes(config)
+    of_tower = {name: shape for name, shape in shapes.items() if name.startswith(TOWER)}
+    check_model_size(of_tower, tower, places["vision_tower"])
+    return shapes
+
+
 def open_parts(
-    text: Source,
+    parts: dict[str, WeightFiles | LoadedWeights],
     vdim: Path | None,
     projector: Path | None,
     shapes: dict[str, list[int]],
     text_rows: int,
     config: LlavaUhdV2Config,
 ) -> tuple[dict[str, WeightFiles | LoadedWeights], dict[str, list[Rule]]]:
-    """Opens the files of every part that is read tensor by tensor; returns them and the rules for their names.
+    """Opens the files of the other parts; returns those of all, and the rules for what is read tensor by tensor.
 
     Args:
-        text: the language model.
+        parts: weights of vision tower and language model.
         vdim, projector: of [`assemble`].
         shapes: of our tensors.
         text_rows: of the embeddings of the language model as it is.
@@ -271,14 +296,14 @@ def open_parts(
     Raises:
         ValueError: if a part is missing or unreadable, or doesn't fit the others.
     """
-    files: dict[str, WeightFiles | LoadedWeights] = {"text_model": open_text_weights(text)}
+    files = dict(parts)
     rules = {"text_model": text_rules(files["text_model"].shapes, with_rows(shapes, text_rows), config.text_config)}
     if vdim is not None:
         files["vdim"] = WeightFiles([vdim], entry=None if vdim.suffix == ".safetensors" else "state_dict")
         rules["vdim"] = vdim_rules(files["vdim"].shapes, shapes, config)
     if projector is not None:
         files["projector"] = WeightFiles([projector])
-        rules["projector"] = projector_rules(files["projector"].shapes, shapes, config)
+        rules["projector"] = released_projector_rules(files["projector"].shapes, shapes, config)
     return files, rules
 
 
@@ -312,7 +337,7 @@ def gather_tensors(
 
 
 def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfig:
-    path = checkpoint.folder / (checkpoint.gguf_file or "config.json")
+    path = _config_path(checkpoint)
     if checkpoint.gguf_file is None:
         check_config_values(read_json(path), str(path))
     elif importlib.util.find_spec("gguf") is None:
@@ -323,6 +348,10 @@ def _load_config(checkpoint: Source, part: str | None = None) -> PreTrainedConfi
     config = getattr(config, part, config) if part else config
     config.dtype = None
     return config
+
+
+def _config_path(checkpoint: Source) -> Path:
+    return checkpoint.folder / (checkpoint.gguf_file or "config.json")
 
 
 def _normalisation(vision_tower: Path) -> dict[str, Any]:
@@ -343,9 +372,10 @@ def load_tower(folder: Path, config: LlavaUhdV2Config) -> dict[str, torch.Tensor
     Raises:
         ValueError: if a tensor is missing or of the wrong shape.
     """
-    tower, report = MODEL_MAPPING[type(config.vision_config)].from_pretrained(
-        folder, config=config.vision_config, dtype="auto", output_loading_info=True
-    )
+    with file_errors(folder, "can't be loaded"):
+        tower, report = MODEL_MAPPING[type(config.vision_config)].from_pretrained(
+            folder, config=config.vision_config, dtype="auto", output_loading_info=True
+        )
     _refuse("the vision tower", [f"missing: `{name}`" for name in sorted(report["missing_keys"])])
     return {TOWER + name: tensor for name, tensor in tower.state_dict().items()}
 
@@ -387,7 +417,7 @@ def vdim_rules(
         ours, released = VDIM_PREFIX
         rules = [
             Rule(tuple(ours + name.removeprefix(released) for name in rule.released), rule.ours, rule.operation)
-            for rule in build_rules([], config.projector_config)
+            for rule in projector_rules(config.projector_config)
             if rule.ours[0].startswith(UPSAMPLER)
         ]
     found = {name for name in vdim_shapes if not any(fnmatchcase(name, pattern) for pattern in VDIM_UNUSED)}
@@ -395,7 +425,7 @@ def vdim_rules(
     return rules
 
 
-def projector_rules(
+def released_projector_rules(
     projector_shapes: dict[str, list[int]], shapes: dict[str, list[int]], config: LlavaUhdV2Config
 ) -> list[Rule]:
     """Returns rules for the projector after stage 1; what is never used is left out.
@@ -403,8 +433,9 @@ def projector_rules(
     Raises:
         ValueError: if a tensor is missing, unknown or of the wrong shape.
     """
-    rules = build_rules([], config.projector_config)
-    found = {name for name in projector_shapes if not reason_to_leave_out(name)}
+    projector = config.projector_config
+    rules = [rule for rule in projector_rules(projector) if shapes.keys() >= set(rule.ours)]
+    found = {name for name in projector_shapes if not reason_to_leave_out(name, projector)}
     _refuse("the projector", rule_problems(rules, projector_shapes, shapes) + _unknown(found, rules))
     return rules
 

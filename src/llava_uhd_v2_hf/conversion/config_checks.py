@@ -5,9 +5,12 @@ transformers' configurations check types. They take any number, and what is buil
 runs loops of its size, so numbers are held within limits first, and then compared with the weights.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
+
+from ..utils.errors import file_errors
 
 
 # Largest sensible values of the integers that sizes and loops depend on; the smallest is 1.
@@ -30,11 +33,12 @@ LARGEST = {
     "num_experts": 2**12,
     "num_local_experts": 2**12,
     "num_query_sets": 2**6,
+    "mlp_depth": 2,
     "upsampler_kernel_size": 2**6,
     "upsampler_guidance_size": 2**12,
     "max_position_embeddings": 2**30,
 }
-SIDES = {"query_grid": 2**7}  # lists of two
+SIDES = {"query_grid": 2**7, "perceiver_grid": 2**7}  # lists of two
 FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "initializer_range")  # in [0, 1)
 POSITIVE = ("rope_theta",)
 TEXTS = ("model_type", "hidden_act", "mm_projector_type", "mm_vision_tower")
@@ -90,23 +94,28 @@ def check_config_sizes(values: Mapping[str, Any], shapes: Mapping[str, Sequence[
             _refuse(key, value, f"at most one layer for each of its {len(shapes)} tensors", place)
 
 
-@contextmanager
-def config_errors(place: str) -> Iterator[None]:
-    """Turns whatever transformers raises about a configuration into an error that names its file.
+def check_model_size(described: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]], place: str) -> None:
+    """Checks that a model is not larger than its weights, before memory is allocated for it.
 
     Args:
-        place: the file.
+        described: shape of every tensor that the configuration describes, by name.
+        shapes: shape of every tensor of the weights, by name.
+        place: the file of the configuration, for messages.
 
     Raises:
-        ValueError: if anything but a ValueError or an OSError is raised within.
+        ValueError: if it is.
     """
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{place} describes a model that can't be built ({reason}).") from error
+    expected, found = (sum(math.prod(shape) for shape in table.values()) for table in (described, shapes))
+    if expected > found:
+        raise ValueError(
+            f"{place} describes a model of {expected} numbers, but its weights have {found}; compare both with the "
+            "original's."
+        )
+
+
+def config_errors(place: str) -> AbstractContextManager[None]:
+    """Turns whatever transformers raises about a configuration into a ValueError that names its file."""
+    return file_errors(place, "describes a model that can't be built")
 
 
 def _entries(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,4 +140,4 @@ def _refuse(key: str, value: object, expected: str, place: str) -> None:
     raise ValueError(f"Expected `{key}` in {place} to be {expected}, got {shown}.")
 
 
-__all__ = ["check_config_sizes", "check_config_values", "config_errors"]
+__all__ = ["check_config_sizes", "check_config_values", "check_model_size", "config_errors"]

@@ -28,6 +28,8 @@ from .processor_files import (
     load_tokenizer,
 )
 from .released_config import build_config, build_text_config, build_vision_config
+from .released_kinds import find_kind
+from .rules import Rule
 from .sources import open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import (
@@ -40,7 +42,7 @@ from .weight_files import (
     total_size,
     write_shards,
 )
-from .weight_map import INPUT_EMBEDDINGS, Rule, WeightPlan, model_shapes, plan_weights, with_rows
+from .weight_map import INPUT_EMBEDDINGS, WeightPlan, model_shapes, plan_weights, with_rows
 
 
 KEPT_DTYPES = ("float32", "bfloat16", "float16")
@@ -103,7 +105,7 @@ def convert_checkpoint(
     with atomic_folder(output, "config.json") as partial:
         hashes = write_shards(partial, tensors, config.dtype)
         generation_config.save_pretrained(partial)
-        build_processor(config, tokenizer).save_pretrained(partial)
+        build_processor(config, tokenizer, max_slices=find_kind(values).max_slices).save_pretrained(partial)
         if tokenizer is not None:
             copy_sentencepiece(folder, partial)
         config.to_json_file(partial / f"config.json{PARTIAL}")
@@ -124,8 +126,11 @@ def convert_checkpoint(
 
 
 def _report(values: dict[str, Any], config: LlavaUhdV2Config, plan: WeightPlan) -> None:
-    print(f"Token layout: {config.token_layout} (`mm_projector_type`={values['mm_projector_type']!r}).")
-    print(f"Pyramid levels: {config.projector_config.levels} (`feature_scale_mask`={values['feature_scale_mask']}).")
+    print(f"Kind: {find_kind(values).title} (`mm_projector_type`={values['mm_projector_type']!r}).")
+    print(f"Token layout: {config.token_layout}.")
+    mask = values.get("feature_scale_mask")
+    where = f"`feature_scale_mask`={mask}" if mask is not None else "config.json has no `feature_scale_mask`"
+    print(f"Pyramid levels: {config.projector_config.levels} ({where}).")
     for reason, count in sorted(Counter(plan.unused.values()).items()):
         print(f"{count} tensor(s) left out: {reason}.")
     print(f"Saving as {dtype_name(config.dtype)}.")
@@ -213,7 +218,7 @@ def new_rows(name: str, table: Iterable[Tensor], shape: Sequence[int], dtype: to
         dtype: of the rows.
     """
     if name != INPUT_EMBEDDINGS:
-        return torch.zeros(*shape, dtype=dtype)
+        return torch.zeros(1, *shape[1:], dtype=dtype).expand(*shape)
     total, rows = torch.zeros(shape[1], dtype=torch.float64), 0
     for piece in split_into_pieces(table, dtype):
         total += piece.sum(0, dtype=torch.float64)

@@ -6,17 +6,21 @@ are never used are filled, and a table says how. Nothing is rounded: the dtype s
 and converting the result back gives our checkpoint bit for bit.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import init
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..model.window_attention_llava_uhd_v2 import sincos_position_table
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .config_checks import check_config_sizes, check_config_values, config_errors
 from .convert import new_rows, widest_dtype
@@ -30,24 +34,24 @@ from .output_folder import (
 from .processor_files import (
     SENTENCEPIECE_NAME,
     TOKENIZER_FILES,
+    check_text_sizes,
     copy_sentencepiece,
     remove_image_token,
     unspeakable_ids,
 )
+from .projector_map import TOWER_COPY, has_tower_copy, unused_fillings
 from .released_config import released_values
 from .released_defaults import KNOWN_VISION_TOWER
+from .rules import Rule
 from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, in_memory, total_size, write_shards
 from .weight_map import (
     INPUT_EMBEDDINGS,
     OUTPUT_EMBEDDINGS,
-    TOWER_COPY,
-    Rule,
     TensorMismatchError,
     build_rules,
     model_shapes,
-    unused_fillings,
     with_rows,
 )
 
@@ -182,7 +186,7 @@ def exported_tensors(
             origins[name] = OURS
     released_prefix, our_prefix = TOWER_COPY
     for our_name, shape in shapes.items():
-        if our_name.startswith(our_prefix):
+        if our_name.startswith(our_prefix) and has_tower_copy(config.projector_config):
             name = released_prefix + our_name.removeprefix(our_prefix)
             rule = Rule((name,), (our_name,))
             tensors[name] = LazyTensor(shape, _reader(weights, rule, name, rows), rule.ours)
@@ -209,24 +213,41 @@ def _reader(weights: WeightFiles, rule: Rule, released: str, rows: int) -> Calla
 
 
 def _fill(shape: list[int], filling: str, generator: torch.Generator) -> Tensor:
-    if filling == "normal":
-        return torch.nn.init.trunc_normal_(torch.empty(shape), std=INITIALIZER_RANGE, generator=generator)
-    return torch.full(shape, {"zeros": 0.0, "ones": 1.0}[filling])
+    return FILLINGS[filling](torch.empty(shape), generator)
+
+
+def _fill_uniformly(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    bound = tensor[0].numel() ** -0.5
+    return init.uniform_(tensor, -bound, bound, generator=generator)
+
+
+FILLINGS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "zeros": lambda tensor, _: init.zeros_(tensor),
+    "ones": lambda tensor, _: init.ones_(tensor),
+    "normal": lambda tensor, generator: init.trunc_normal_(tensor, std=INITIALIZER_RANGE, generator=generator),
+    "standard normal": lambda tensor, generator: init.normal_(tensor, generator=generator),
+    "uniform": _fill_uniformly,
+    "Xavier-uniform": lambda tensor, generator: init.xavier_uniform_(tensor, generator=generator),
+    "sines and cosines": lambda tensor, _: sincos_position_table([math.isqrt(len(tensor))] * 2, tensor.shape[1]),
+}
 
 
 def _write_text_files(source: Path, folder: Path, config: LlavaUhdV2Config, rows: int) -> None:
     """Writes the tokenizer, and the generation config without what a conversion adds."""
     tokenizer = None
     if any((source / name).is_file() for name in TOKENIZER_FILES):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        check_text_sizes(source)
+        with file_errors(source, "has a tokenizer that can't be read"):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.save_pretrained(folder)
         copy_sentencepiece(source, folder)
         remove_image_token(folder)
     if (source / GENERATION_CONFIG_NAME).is_file():
-        generation_config = GenerationConfig.from_pretrained(source)
-        suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)
-        generation_config.suppress_tokens = sorted(suppressed) or None
-        generation_config.save_pretrained(folder)
+        with file_errors(source / GENERATION_CONFIG_NAME, "can't be used"):
+            generation_config = GenerationConfig(**read_json(source / GENERATION_CONFIG_NAME))
+            suppressed = set(generation_config.suppress_tokens or ()) - unspeakable_ids(config, tokenizer, rows)
+            generation_config.suppress_tokens = sorted(suppressed) or None
+            generation_config.save_pretrained(folder)
 
 
 def _report(origins: dict[str, str], cut_rows: int) -> None:

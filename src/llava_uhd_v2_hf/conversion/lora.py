@@ -20,7 +20,7 @@ from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.atomic import PARTIAL, atomic_folder, check_free_space, prepare_folder
 from ..utils.json_files import read_json
 from ..utils.plain_names import check_inside
-from .config_checks import config_errors
+from .config_checks import check_config_sizes, config_errors
 from .convert import converted_tensor, widest_dtype
 from .export import read_config
 from .output_folder import (
@@ -31,12 +31,12 @@ from .output_folder import (
     write_record,
 )
 from .processor_files import PROCESSOR_FILES
-from .sources import open_source, repositories
+from .rules import Rule
+from .sources import Source, open_source, repositories
 from .stored_tensors import FileStates
 from .weight_files import LazyTensor, WeightFiles, stored_tensor, total_size, write_file
 from .weight_map import (
     PREFIXES,
-    Rule,
     TensorMismatchError,
     build_rules,
     model_shapes,
@@ -85,9 +85,7 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
     config = read_config(checkpoint)
     checkpoint.fetch_small_files()
     small = FileStates([source / ADAPTER_CONFIG, *small_files(checkpoint.folder)])
-    with config_errors(str(checkpoint.folder / "config.json")), torch.device("meta"):
-        model = LlavaUhdV2ForConditionalGeneration(config)
-
+    model = _build_base(config, checkpoint)
     adapter = WeightFiles.from_folder(source, (ADAPTER_STEM, ADAPTER_STEM))
     tensors, targets = adapter_tensors(adapter, model)
     dtypes, paths, states = dict(adapter.dtypes), [*adapter.paths], [small, adapter.states]
@@ -135,6 +133,15 @@ def convert_lora(source: Path, base: str | Path, output: Path) -> None:
             states=states,
         )
     print(f"Saved in {output}.")
+
+
+def _build_base(config: LlavaUhdV2Config, checkpoint: Source) -> LlavaUhdV2ForConditionalGeneration:
+    """Builds the base without weights; compares its sizes with those of a folder first, of which names are read."""
+    place = str(checkpoint.folder / "config.json")
+    if checkpoint.revision is None and any(checkpoint.folder.glob("model*.safetensors*")):
+        check_config_sizes(config.to_dict(), WeightFiles.from_folder(checkpoint.folder).shapes, place)
+    with config_errors(place), torch.device("meta"):
+        return LlavaUhdV2ForConditionalGeneration(config)
 
 
 def adapter_tensors(
@@ -185,7 +192,9 @@ def full_part_rules(full: WeightFiles, config: LlavaUhdV2Config) -> tuple[list[R
         if any(name in released_shapes for name in rule.released)
     ]
     taken = {name for rule in rules for name in rule.released}
-    unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
+    unused = {
+        name: reason_to_leave_out(name, config.projector_config) for name in released_shapes if name not in taken
+    }
     problems = rule_problems(rules, released_shapes, shapes)
     problems += [f"unknown: `{name_of[name]}`" for name, reason in unused.items() if not reason]
     if problems:

@@ -14,7 +14,8 @@ from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2Proje
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ..model.registries_llava_uhd_v2 import TOWERS
-from ..utils.json_files import read_json
+from ..utils.errors import file_errors
+from ..utils.json_files import MAX_BYTES, read_json
 from ..utils.plain_names import check_inside
 from .released_defaults import MAX_SLICES
 
@@ -22,6 +23,7 @@ from .released_defaults import MAX_SLICES
 IMAGE_TOKEN = "<image>"
 SEPARATORS = {"row": ("\n", ";"), "slice": (",", "|")}
 SENTENCEPIECE_NAME = "tokenizer.model"
+TEXT_SUFFIXES = (".jinja", ".json", ".model", ".txt")
 TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME, "vocab.json")
 PROCESSOR_FILES = (
     *TOKENIZER_FILES,
@@ -29,6 +31,17 @@ PROCESSOR_FILES = (
     *("processor_config.json", "preprocessor_config.json"),
 )
 SAMPLING_KEYS = ("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def check_text_sizes(source: Path) -> None:
+    """Checks that no file that a tokenizer may be read from is too large, before it is read at once.
+
+    Raises:
+        ValueError: naming one that is.
+    """
+    for path in source.iterdir():
+        if path.suffix in TEXT_SUFFIXES and path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"Expected at most {MAX_BYTES} bytes in {path}, found {size}.")
 
 
 def load_tokenizer(
@@ -46,6 +59,7 @@ def load_tokenizer(
     """
     if gguf_file is None and not any((source / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{source} has no tokenizer ({', '.join(TOKENIZER_FILES)}); add it or use --skip-tokenizer")
+    check_text_sizes(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source, config=text_config, trust_remote_code=False, **gguf_options(gguf_file)
@@ -185,17 +199,20 @@ def build_generation_config(
         source_rows: see [`unspeakable_ids`].
         ends: tokens of the chat template that end an answer; generation stops at them, too.
     """
-    values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    if source is not None and (source / GENERATION_CONFIG_NAME).is_file():
-        values |= read_json(source / GENERATION_CONFIG_NAME)
-    values = {key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")}
-    if not values.get("do_sample"):
-        values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
-    if tokenizer is not None and values.get("pad_token_id") is None:
-        values["pad_token_id"] = tokenizer.pad_token_id
-    values["eos_token_id"] = _with_ids(values.get("eos_token_id"), ends)
-    suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
-    return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})
+    with file_errors(source or "config.json", "has a generation config that can't be used"):
+        values = {key: getattr(config.text_config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        if source is not None and (source / GENERATION_CONFIG_NAME).is_file():
+            values |= read_json(source / GENERATION_CONFIG_NAME)
+        values = {
+            key: value for key, value in values.items() if key not in ("_from_model_config", "transformers_version")
+        }
+        if not values.get("do_sample"):
+            values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
+        if tokenizer is not None and values.get("pad_token_id") is None:
+            values["pad_token_id"] = tokenizer.pad_token_id
+        values["eos_token_id"] = _with_ids(values.get("eos_token_id"), ends)
+        suppressed = unspeakable_ids(config, tokenizer, source_rows).union(values.get("suppress_tokens") or ())
+        return GenerationConfig(**values | {"suppress_tokens": sorted(suppressed)})
 
 
 def _with_ids(ids: int | list[int] | None, more: Sequence[int]) -> int | list[int] | None:

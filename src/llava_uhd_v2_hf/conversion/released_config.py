@@ -6,14 +6,19 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from ..model.configuration_llava_uhd_v2 import DEFAULT_VISION_CONFIG, LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from ..model.configuration_llava_uhd_v2 import (
+    DEFAULT_VISION_CONFIG,
+    PROJECTOR_OPTIONS,
+    LlavaUhdV2Config,
+    LlavaUhdV2ProjectorConfig,
+)
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ..utils.json_files import read_json
 from .config_checks import check_config_values, config_errors
 from .released_defaults import KNOWN_VISION_TOWER, ROW_SEPARATOR_ID, SLICE_SEPARATOR_ID
+from .released_kinds import DEFAULT_SCALE_MASK, ReleasedKind, find_kind, released_kind
 
 
-NUM_QUERY_SETS = 4
 TEXT_CONFIGS = {"llava_llama": LlamaConfig, "llava_qwen": Qwen2Config}
 ARCHITECTURES = {"llava_llama": "LlavaLlamaForCausalLM", "llava_qwen": "LlavaQwenForCausalLM"}
 # What a text model's numbers depend on and its weights' shapes may not show.
@@ -25,8 +30,6 @@ REQUIRED_TEXT_KEYS = (
     "num_attention_heads",
     "rms_norm_eps",
 )
-# `mm_projector_type` in the two versions of the released code, and the order of image tokens in each.
-TOKEN_LAYOUTS = {"adapt_spatial_resampler": "spatial", "adapt_spatial_resampler_v2": "sequential"}
 # Keys of the released config.json that change the numbers; where they are present there is no other choice.
 FIXED_VALUES = {
     "mm_patch_merge_type": "flat",
@@ -34,10 +37,6 @@ FIXED_VALUES = {
     "mm_use_im_start_end": False,
     "mm_vision_select_feature": "patch",
     "quantization_config": None,
-}
-FIXED_VALUES_OF_LAYOUT = {
-    "spatial": {"feature_mode": "featup_muti_res", "model_mode": None},
-    "sequential": {"feature_mode": None, "model_mode": "uhd_v2"},
 }
 # What a released config.json says besides: how it was trained, and options that have no effect on this model.
 USUAL_VALUES = {
@@ -75,7 +74,6 @@ USUAL_VALUES_OF_LAYOUT = {
         "vision_tower_pretrained": None,
     },
 }
-RELEASED_LEVELS = ([0, 1], [0, 2], [0, 1, 2])  # with other masks the released code stops
 
 
 def build_text_config(values: dict[str, Any], place: str = "config.json") -> PreTrainedConfig:
@@ -148,34 +146,44 @@ def build_config(
     Raises:
         ValueError: if a key is missing or has a value that our model does not compute.
     """
-    projector_type = _require(values, "mm_projector_type")
-    if projector_type not in TOKEN_LAYOUTS:
-        raise ValueError(
-            f"`mm_projector_type`={projector_type!r} is not supported; it must be one of {', '.join(TOKEN_LAYOUTS)}."
-        )
-    token_layout = TOKEN_LAYOUTS[projector_type]
-    for key, value in (FIXED_VALUES | FIXED_VALUES_OF_LAYOUT[token_layout]).items():
-        if values.get(key, value) != value:
-            raise ValueError(f"`{key}`={values[key]!r} is not supported with `{projector_type}`, only {value!r} is.")
-    mask = _require(values, "feature_scale_mask")
-    if not isinstance(mask, int) or not 0 < mask < 16:
-        raise ValueError(f"`feature_scale_mask`={mask!r} is not supported; it must be a sum of 1, 2, 4 and 8.")
+    kind = find_kind(values)
+    modes = {**kind.modes, **{key: (value,) for key, value in FIXED_VALUES.items()}}
+    for key, allowed in modes.items():
+        if values.get(key, allowed[0]) not in allowed:
+            raise ValueError(
+                f"`{key}`={values[key]!r} is not supported with `{values['mm_projector_type']}`, only "
+                f"{' or '.join(map(repr, allowed))} is."
+            )
     with config_errors("config.json"):
         return LlavaUhdV2Config(
             vision_config=vision_config,
             text_config=text_config,
-            projector_config={
-                "levels": [level for level in range(4) if mask & 2**level],
-                "num_query_sets": NUM_QUERY_SETS,
-            },
+            projector_config={**kind.projector, "levels": _read_levels(values, kind)},
             image_token_id=image_token_id,
-            token_layout=token_layout,
+            token_layout=kind.token_layout,
             row_separator_id=ROW_SEPARATOR_ID,
             slice_separator_id=SLICE_SEPARATOR_ID,
             vision_feature_layer=_require(values, "mm_vision_select_layer"),
             tie_word_embeddings=text_config.tie_word_embeddings,
             architectures=[LlavaUhdV2ForConditionalGeneration.__name__],
         )
+
+
+def _read_levels(values: dict[str, Any], kind: ReleasedKind) -> list[int]:
+    if kind.levels == ([0],):
+        return [0]
+    mask = values.get("feature_scale_mask")
+    mask = DEFAULT_SCALE_MASK if mask is None else mask
+    if not isinstance(mask, int) or not 0 < mask < 16:
+        raise ValueError(f"`feature_scale_mask`={mask!r} is not supported; it must be a sum of 1, 2, 4 and 8.")
+    levels = [level for level in range(4) if mask & 2**level]
+    counts = {len(choice) for choice in kind.levels}
+    if kind.projector["projector_type"] == "mlp_pyramid" and len(levels) not in counts:
+        raise ValueError(
+            f"`feature_scale_mask`={mask} has the levels {levels}, but `{values['mm_projector_type']}` is "
+            f"{kind.title}: its weights fit {' or '.join(str(sum(2**level for level in one)) for one in kind.levels)}."
+        )
+    return levels
 
 
 def _require(values: dict[str, Any], key: str) -> Any:
@@ -198,7 +206,7 @@ def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> d
     _refuse_what_was_not_released(config)
     text_config = config.text_config
     model_type = next(name for name, kind in TEXT_CONFIGS.items() if kind is type(text_config))
-    projector_type = next(name for name, layout in TOKEN_LAYOUTS.items() if layout == config.token_layout)
+    projector_type, kind = released_kind(config)
     # what transformers 4 reads: positions in two keys, `torch_dtype`
     positions = dict(text_config.rope_parameters or {})
     theta = positions.pop("rope_theta", None)
@@ -206,7 +214,7 @@ def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> d
     keys = {*type(text_config).__annotations__, "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}
     keys -= {"layer_types", "rope_parameters"}
     values = {key: getattr(text_config, key) for key in sorted(keys) if getattr(text_config, key, None) is not None}
-    fixed = FIXED_VALUES | FIXED_VALUES_OF_LAYOUT[config.token_layout]
+    fixed = FIXED_VALUES | {key: allowed[0] for key, allowed in kind.modes.items()}
     return (
         values
         | {key: value for key, value in fixed.items() if value is not None}
@@ -230,16 +238,13 @@ def released_values(config: LlavaUhdV2Config, rows: int, vision_tower: str) -> d
 
 def _refuse_what_was_not_released(config: LlavaUhdV2Config) -> None:
     text_config, projector = config.text_config, config.projector_config
-    released = LlavaUhdV2ProjectorConfig(num_attention_heads=text_config.hidden_size // 128)
+    _, kind = released_kind(config)
+    released = LlavaUhdV2ProjectorConfig(**kind.projector, num_attention_heads=text_config.hidden_size // 128)
     problems = [
         f"`projector_config.{key}`={getattr(projector, key)}, must be {getattr(released, key)}"
         for key in (
-            "projector_type",
+            *PROJECTOR_OPTIONS,
             "upsampler",
-            "pooling_grid_rule",
-            "num_query_sets",
-            "query_grid",
-            "pooling_grids",
             "num_attention_heads",
             "layer_norm_eps",
             "upsampler_kernel_size",
@@ -247,8 +252,11 @@ def _refuse_what_was_not_released(config: LlavaUhdV2Config) -> None:
         )
         if getattr(projector, key) != getattr(released, key)
     ]
-    if projector.levels not in RELEASED_LEVELS:
-        problems.append(f"`projector_config.levels`={projector.levels}, must be one of {RELEASED_LEVELS}")
+    if projector.levels not in kind.levels:
+        choices = " or ".join(map(str, kind.levels))
+        problems.append(f"`projector_config.levels`={projector.levels}, must be {choices}")
+    if config.token_layout != kind.token_layout:
+        problems.append(f"`token_layout`={config.token_layout}, must be {kind.token_layout}")
     if type(text_config) not in TEXT_CONFIGS.values():
         problems.append(f"a text model of type {text_config.model_type!r}, must be llama or qwen2")
     if config.vision_config.model_type != DEFAULT_VISION_CONFIG["model_type"]:

@@ -183,6 +183,19 @@ def _is_dense(value: object) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 
+def _check_claims(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Checks that tensors are not larger than the file that holds their numbers, before memory is allocated.
+
+    Raises:
+        ValueError: if one is: the file is truncated, or repeats its numbers.
+    """
+    size = path.stat().st_size
+    for name, tensor in tensors.items():
+        claimed = max(tensor.nbytes, tensor.untyped_storage().nbytes())
+        if claimed > size:
+            raise ValueError(f"Expected `{name}` in {path} within the file's {size} bytes, but it has {claimed}.")
+
+
 def pickled_places(path: Path, entry: str | None = None) -> dict[str, StoredTensor] | None:
     """Returns where the tensors of a .bin file lie, by name.
 
@@ -198,12 +211,13 @@ def pickled_places(path: Path, entry: str | None = None) -> dict[str, StoredTens
     """
     with open(path, "rb") as file:
         start = file.read(len(ZIP_START))
-    if start.startswith(PICKLE_START):
-        return None
-    if not start.startswith(ZIP_START):
+    if not start.startswith((PICKLE_START, ZIP_START)):
         raise ValueError(f"{path} is not what its name says: expected tensors saved by `torch.save`.")
     with FakeTensorMode():
         tensors = unpickle(path, entry)
+    _check_claims(path, tensors)
+    if start.startswith(PICKLE_START):
+        return None
     places = {}
     for name, tensor in tensors.items():
         offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)

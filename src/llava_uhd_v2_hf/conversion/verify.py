@@ -19,20 +19,22 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoPr
 from transformers.utils import PROCESSOR_NAME
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config
+from ..utils.errors import file_errors
 from ..utils.json_files import read_json
 from .config_checks import check_config_sizes
 from .convert import converted_tensor
 from .export import read_config
+from .projector_map import PROJECTOR, UPSAMPLER
 from .released_config import TEXT_CONFIGS, build_config, build_text_config
 from .sources import Source, open_source
 from .weight_files import LazyTensor, WeightFiles, dtype_name, split_into_pieces
-from .weight_map import ATTENTION, INPUT_EMBEDDINGS, UPSAMPLER, model_shapes, plan_weights, with_rows
+from .weight_map import INPUT_EMBEDDINGS, model_shapes, plan_weights, with_rows
 
 
 PARTS = (
     ("vision tower", "model.visual.vision_tower."),
     ("up-sampler", UPSAMPLER),
-    ("window attention", ATTENTION),
+    ("projector", PROJECTOR),
     ("language model", "model.language_model."),
     ("language model's head", "lm_head."),
 )
@@ -67,18 +69,21 @@ def verify_checkpoint(
     found = WeightFiles.from_folder(ours)  # names a file that cannot be read
     check_config_sizes(config.to_dict(), found.shapes, str(ours / "config.json"))
     shapes = model_shapes(config)
-    model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
+    with file_errors(ours, "can't be loaded"):
+        model, report = AutoModelForImageTextToText.from_pretrained(ours, dtype="auto", output_loading_info=True)
+        processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
+        processor_class.from_pretrained(ours)
     problems += [f"loading: {key}: {value}" for key, value in report.items() if value]
-    processor_class = AutoProcessor if (ours / PROCESSOR_NAME).is_file() else AutoImageProcessor
-    processor_class.from_pretrained(ours)
 
     weights = WeightFiles.from_folder(released.folder)
     rows = weights.shapes.get("model.embed_tokens.weight", shapes[INPUT_EMBEDDINGS])[0]
     plan = plan_weights(weights.shapes, with_rows(shapes, rows), config.projector_config)
     loaded = model.state_dict()
     print(f"{'':24}{'tensors':>10}{'numbers':>16}{'different':>12}")
+    counted: set[str] = set()
     for title, prefix in PARTS:
-        names = [name for name in shapes if name.startswith(prefix)]
+        names = [name for name in shapes if name.startswith(prefix) and name not in counted]
+        counted.update(names)
         different = {}
         for name in names:
             expected = converted_tensor(weights, plan.rules[name], name, shapes[name], loaded[name].dtype)

@@ -1,22 +1,21 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Which tensor of a released checkpoint becomes which tensor of ours, as data that reads both ways.
+"""Which tensor of a released checkpoint becomes which tensor of ours.
 
-A [`Rule`] names the released tensors, ours, and the operation between them; every operation has its inverse. The
-names of the language model and of the vision tower are those that our model has, under another prefix.
+A [`Rule`] names the released tensors, ours, and the operation between them. The names of the language model and of the
+vision tower are those that our model has, under another prefix; projectors are in `projector_map`.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..model.configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
 from ..model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from .config_checks import config_errors
+from .projector_map import projector_rules, reason_of_projector
+from .rules import Rule
 
 
 INPUT_EMBEDDINGS = "model.language_model.embed_tokens.weight"
@@ -29,109 +28,12 @@ PREFIXES = (
     ("lm_head.", "lm_head."),
 )
 
-RELEASED_PROJECTOR = "model.mm_projector."
-RELEASED_ATTENTION = RELEASED_PROJECTOR
-RELEASED_STAGES = "model.mm_projector.upsampler.upsampler."
-PROJECTOR = "model.visual.projector."
-ATTENTION = "model.visual.projector.window_attention."
-UPSAMPLER = "model.visual.projector.upsampler."
-
-# Modules with a weight and a bias: released name, our name.
-ATTENTION_MODULES = (
-    ("ln_q", "norm_query"),
-    ("ln_kv", "norm_features"),
-    ("ln_proj", "norm_attention"),
-    ("ln_post", "norm_output"),
-    ("attn.out_proj", "output"),
-    ("cat_proj", "mix"),
-)
-STAGE_MODULES = (
-    ("range_proj.0", "range_in"),
-    ("range_proj.3", "range_out"),
-    ("fixup_proj.0", "residual_in"),
-    ("fixup_proj.3", "residual_out"),
-)
-STAGE_SCALARS = (
-    ("range_temp", "range_temperature"),
-    ("sigma_spatial", "spatial_width"),
-)
-# Released module of each fix-up, by the number of up-sampling steps: level, name.
-FIXUPS = {
-    0: (),
-    1: ((1, "fixup_proj"),),
-    2: ((2, "fixup_proj"),),
-    3: ((1, "fixup_proj_2x"), (2, "fixup_proj_4x"), (3, "fixup_proj_8x")),
-}
-
-# The up-sampler's pre-training file: its prefix, the released one. What else it holds served that training.
-VDIM_PREFIX = ("upsampler.", RELEASED_STAGES)
-VDIM_UNUSED = (
-    "linear_acc",
-    "linear_iou",
-    "model.*",
-    "validation_model.*",
-    "downsampler.*",
-    "downsampler_2x.*",
-    "scale_net.*",
-    "scale_net_2x.*",
-)
-
 # Released tensors that have no place in our model, once the rules have taken theirs: pattern, reason.
 UNUSED = (
-    ("model.mm_projector.upsampler.model.0.*", "a second copy of the vision tower that is never run"),
-    ("model.mm_projector.upsampler.model.1.norm.*", "a channel norm that is never run"),
-    ("model.mm_projector.upsampler.upsampler.fixup_proj.*", "the three-step stack never runs it"),
-    ("model.mm_projector.query", "only the numbered query sets are read"),
-    ("model.mm_projector.kv_proj.weight", "every level has its own projection"),
-    ("model.mm_projector.features_[1248]x_projector.*", "its level is outside `feature_scale_mask`"),
-    ("model.mm_projector.feature_[1248]x_embedding", "its level is outside `feature_scale_mask`"),
     ("model.vision_tower.*.position_ids", "a buffer that is computed"),
     ("model.*.rotary_emb.inv_freq", "a buffer that is computed"),
     ("lm_head.weight", "tied to the input embeddings"),
 )
-
-# How an export fills released tensors that are never used: name, shape in letters (q queries, d width of the text
-# model, c of the tower), how the released code initialises it. The copy of the tower is copied from the tower.
-TOWER_COPY = ("model.mm_projector.upsampler.model.0.vision_tower.vision_model.", "model.visual.vision_tower.")
-UNUSED_FILLED = (
-    ("query", "qd", "normal"),
-    ("kv_proj.weight", "dc", "normal"),
-    ("upsampler.model.1.norm.weight", "c", "ones"),
-    ("upsampler.model.1.norm.bias", "c", "zeros"),
-)
-UNUSED_LEVEL_FILLED = (
-    ("features_{}x_projector.weight", "dc", "normal"),
-    ("features_{}x_projector.bias", "d", "zeros"),
-    ("feature_{}x_embedding", "11d", "zeros"),
-)
-NUM_RELEASED_LEVELS = 4
-
-
-class Operation(NamedTuple):
-    """A change of form, from the released tensors to ours and back."""
-
-    forward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
-    backward: Callable[[Sequence[Tensor]], Sequence[Tensor]]
-
-
-OPERATIONS = {
-    "rename": Operation(lambda released: released, lambda ours: ours),
-    "transpose": Operation(lambda released: [released[0].T], lambda ours: [ours[0].T]),
-    # () <-> (1,)
-    "scalar to vector": Operation(lambda released: [released[0].reshape(1)], lambda ours: [ours[0].reshape(())]),
-    # (c, c, 1, 1) <-> (c, c)
-    "convolution to linear": Operation(
-        lambda released: [released[0][:, :, 0, 0]], lambda ours: [ours[0][:, :, None, None]]
-    ),
-    # n tensors <-> (n, ...)
-    "stack": Operation(lambda released: [torch.stack(tuple(released))], lambda ours: ours[0].unbind()),
-    # n tensors (1, 1, d) <-> (n, d)
-    "stack rows": Operation(
-        lambda released: [torch.cat(tuple(released))[:, 0]], lambda ours: ours[0][:, None, None].unbind()
-    ),
-    # (3d, ...) <-> 3 tensors (d, ...)
-    "split in thirds": Operation(lambda released: released[0].chunk(3), lambda ours: [torch.cat(tuple(ours))]),
-}
 
 
 class TensorMismatchError(ValueError):
@@ -146,32 +48,11 @@ class TensorMismatchError(ValueError):
         super().__init__(f"{summary}, {len(problems)} problem(s):\n" + "\n".join(problems))
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Tensors of a released checkpoint and the tensors of ours that hold the same numbers.
-
-    Args:
-        released: names in the released checkpoint.
-        ours: names in our model's state dict.
-        operation: key of `OPERATIONS`.
-    """
-
-    released: tuple[str, ...]
-    ours: tuple[str, ...]
-    operation: str = "rename"
-
-    def to_ours(self, released: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Returns our tensors, by name, from the released ones in the order of `released`."""
-        return dict(zip(self.ours, OPERATIONS[self.operation].forward(released), strict=True))
-
-    def to_released(self, ours: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Returns the released tensors, by name, from ours in the order of `ours`."""
-        return dict(zip(self.released, OPERATIONS[self.operation].backward(ours), strict=True))
-
-
 def build_rules(names: Iterable[str], projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
     """Returns all rules for a model whose state dict has these names and whose projector has this configuration."""
-    return [*_prefix_rules(names), *_attention_rules(projector), *_upsampler_rules(projector)]
+    known = set(names)
+    of_projector = [rule for rule in projector_rules(projector) if known.issuperset(rule.ours)]
+    return [*_prefix_rules(names), *of_projector]
 
 
 def _prefix_rules(names: Iterable[str]) -> list[Rule]:
@@ -181,49 +62,6 @@ def _prefix_rules(names: Iterable[str]) -> list[Rule]:
         for released, ours in PREFIXES
         if name.startswith(ours)
     ]
-
-
-def _module_rules(released: str, ours: str) -> list[Rule]:
-    return [Rule((f"{released}.{part}",), (f"{ours}.{part}",)) for part in ("weight", "bias")]
-
-
-def _attention_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
-    levels, sets = projector.levels, range(1, projector.num_query_sets + 1)
-    rules = [
-        Rule((f"{RELEASED_ATTENTION}pos_embed",), (f"{ATTENTION}position_embeddings",)),
-        Rule((f"{RELEASED_ATTENTION}proj",), (f"{ATTENTION}projection.weight",), "transpose"),
-        Rule(tuple(f"{RELEASED_ATTENTION}query_{i}" for i in sets), (f"{ATTENTION}queries",), "stack"),
-        Rule(
-            tuple(f"{RELEASED_ATTENTION}feature_{2**level}x_embedding" for level in levels),
-            (f"{ATTENTION}level_embeddings",),
-            "stack rows",
-        ),
-    ]
-    for part in ("weight", "bias"):
-        thirds = tuple(f"{ATTENTION}{name}.{part}" for name in ("query", "key", "value"))
-        rules.append(Rule((f"{RELEASED_ATTENTION}attn.in_proj_{part}",), thirds, "split in thirds"))
-    for released, ours in ATTENTION_MODULES:
-        rules += _module_rules(RELEASED_ATTENTION + released, ATTENTION + ours)
-    for level in levels:
-        released = f"{RELEASED_ATTENTION}features_{2**level}x_projector"
-        rules += _module_rules(released, f"{ATTENTION}level_projections.{level}")
-    return rules
-
-
-def _upsampler_rules(projector: LlavaUhdV2ProjectorConfig) -> list[Rule]:
-    steps = max(projector.levels)
-    rules = []
-    for index in range(steps):
-        released_stage, our_stage = f"{RELEASED_STAGES}up{index + 1}.", f"{UPSAMPLER}stages.{index}."
-        for released, ours in STAGE_SCALARS:
-            rules.append(Rule((released_stage + released,), (our_stage + ours,), "scalar to vector"))
-        for released, ours in STAGE_MODULES:
-            rules += _module_rules(released_stage + released, our_stage + ours)
-    for level, name in FIXUPS[steps]:
-        released, ours = f"{RELEASED_STAGES}{name}.1", f"{UPSAMPLER}fixups.{level}"
-        rules.append(Rule((f"{released}.weight",), (f"{ours}.weight",), "convolution to linear"))
-        rules.append(Rule((f"{released}.bias",), (f"{ours}.bias",)))
-    return rules
 
 
 def model_shapes(config: LlavaUhdV2Config) -> dict[str, list[int]]:
@@ -244,26 +82,6 @@ def with_rows(shapes: Mapping[str, Sequence[int]], rows: int) -> dict[str, list[
     """Returns our shapes with another number of rows in the embeddings."""
     tables = {INPUT_EMBEDDINGS, OUTPUT_EMBEDDINGS} & shapes.keys()
     return {name: [rows, *shape[1:]] if name in tables else list(shape) for name, shape in shapes.items()}
-
-
-def unused_fillings(config: LlavaUhdV2Config) -> dict[str, tuple[list[int], str]]:
-    """Returns shape and filling ("normal", "zeros", "ones") of the released tensors that are never used, by name.
-
-    The copy of the vision tower is not among them.
-    """
-    letters = {
-        "1": 1,
-        "q": math.prod(config.projector_config.query_grid),
-        "d": config.text_config.hidden_size,
-        "c": config.vision_config.hidden_size,
-    }
-    levels = set(range(NUM_RELEASED_LEVELS)) - set(config.projector_config.levels)
-    filled = [*UNUSED_FILLED]
-    for level in sorted(levels):
-        filled += [(name.format(2**level), shape, filling) for name, shape, filling in UNUSED_LEVEL_FILLED]
-    return {
-        RELEASED_PROJECTOR + name: ([letters[letter] for letter in shape], filling) for name, shape, filling in filled
-    }
 
 
 @dataclass(frozen=True)
@@ -299,7 +117,7 @@ def plan_weights(
     problems = [f"no rule fills our `{name}`" for name in our_shapes if name not in by_our_name]
     problems += rule_problems(rules, released_shapes, our_shapes)
     taken = {name for rule in rules for name in rule.released}
-    unused = {name: reason_to_leave_out(name) for name in released_shapes if name not in taken}
+    unused = {name: reason_to_leave_out(name, projector) for name in released_shapes if name not in taken}
     problems += [f"unknown: `{name}` {list(released_shapes[name])}" for name, reason in unused.items() if not reason]
     if problems:
         raise TensorMismatchError(
@@ -325,6 +143,7 @@ def rule_problems(
     return problems
 
 
-def reason_to_leave_out(name: str) -> str:
+def reason_to_leave_out(name: str, projector: LlavaUhdV2ProjectorConfig) -> str:
     """Returns why a released tensor that no rule takes has no place in our model; empty if there is no reason."""
-    return next((reason for pattern, reason in UNUSED if fnmatchcase(name, pattern)), "")
+    reason = next((reason for pattern, reason in UNUSED if fnmatchcase(name, pattern)), "")
+    return reason or reason_of_projector(name, projector)

@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from huggingface_hub import CardData, ModelCard, ModelCardData
+from transformers.utils import CONFIG_NAME
+
+from ..model.configuration_llava_uhd_v2 import PROJECTOR_OPTIONS, LlavaUhdV2Config
+from ..model.registries_llava_uhd_v2 import PROJECTORS
+from ..utils.errors import file_errors
+from ..utils.json_files import read_json
+from .extensions import outside_kinds
 
 
 LIBRARY = "transformers"
@@ -95,8 +102,36 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
         title=data.get("model_name") or repo_id.rpartition("/")[2],
         repo_id=repo_id,
         with_code=with_code,
+        system=describe_system(folder),
         body=body,
     )
+
+
+def describe_system(folder: Path) -> str:
+    """Says which of the paper's systems a checkpoint is.
+
+    Nothing where there is no config.json, or it names a kind from outside that is not registered here.
+
+    Raises:
+        OSError, ValueError: if it can't be used.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return ""
+    with file_errors(path, "describes a model that can't be built"):
+        if any(kind.value is None for kind in outside_kinds(read_json(path))):
+            return ""
+        config = LlavaUhdV2Config.from_pretrained(folder)
+    projector = config.projector_config
+    options = getattr(PROJECTORS[projector.projector_type], "options", PROJECTOR_OPTIONS)
+    grid = "x".join(map(str, projector.query_grid))
+    tokens = f"{grid} tokens a slice" if "query_grid" in options else "one token a patch"
+    read = [f"projector `{projector.projector_type}` ({tokens})", f"levels {', '.join(map(str, projector.levels))}"]
+    if max(projector.levels):
+        read.append(f"up-sampler `{projector.upsampler}`")
+    if "pooling_grid_rule" in options:
+        read.append(f"pooling grids `{projector.pooling_grid_rule}`")
+    return f"System: {'; '.join(read)}; order of tokens `{config.token_layout}`."
 
 
 def _read_template(name: str) -> str:

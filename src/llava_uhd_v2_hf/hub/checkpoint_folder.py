@@ -6,8 +6,9 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from safetensors import SafetensorError, safe_open
 from transformers.utils import (
@@ -41,10 +42,11 @@ OTHER_FILES = (
     "preprocessor_config.json",
     "special_tokens_map.json",
     CODE_FILES,
-    "LICENSE*",
-    "NOTICE*",
+    *("LICENSE", "LICENSE.md", "LICENSE.txt"),
+    *("NOTICE", "NOTICE.md", "NOTICE.txt"),
 )
-LINKED_SUFFIXES = (".png", ".jpg", ".svg", ".json", ".jsonl", ".csv", ".md")
+PICTURES = (".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")  # suffixes of what is published where the card links it
+LINK = re.compile(r"\]\(\s*<?([^\s<>()]+)|\b(?:src|href)\s*=\s*[\"']([^\"']+)")  # in Markdown, in HTML
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -55,11 +57,13 @@ class Checkpoint:
     Attributes:
         files: everything that belongs to it but weights and card: name -> path.
         weights: the safetensors files and, where they are several, their index: name -> path.
+        linked: names of files that the card links to and that don't belong to it.
         left_out: names of the folder's other files and sub-folders.
     """
 
     files: dict[str, Path]
     weights: dict[str, Path]
+    linked: list[str]
     left_out: list[str]
 
     @property
@@ -104,8 +108,12 @@ class Checkpoint:
         return sum(path.stat().st_size for path in (*self.files.values(), *self.weights.values()))
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, include: Iterable[str] = ()) -> Checkpoint:
     """Looks at a folder as `from_pretrained` will: all files there, weights readable and whole.
+
+    Args:
+        folder: of the checkpoint.
+        include: names of further files in it that belong to it.
 
     Raises:
         ValueError: if anything is missing, truncated, or of another kind; the message names all of it.
@@ -120,14 +128,42 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ValueError(f"{folder} holds a model of type `{model_type}`, not `{LlavaUhdV2Config.model_type}`.")
 
     weights = {name: folder / name for name in _check_weights(folder)}
-    published = [*REQUIRED_FILES, *VOCABULARY_FILES, *OTHER_FILES, *_linked_files(folder / CARD_NAME)]
+    linked = _linked_files(folder / CARD_NAME, names)
+    patterns = [*REQUIRED_FILES, *VOCABULARY_FILES, *OTHER_FILES]
     if EXTENSIONS_NAME in names:
-        published += extension_files(folder / EXTENSIONS_NAME)
-    files = {name: folder / name for name in names if name not in weights and _matches(name, published)}
-    for path in (*files.values(), *weights.values(), folder / CARD_NAME):
+        patterns += extension_files(folder / EXTENSIONS_NAME)
+    chosen = {*_named_files(folder, include, names), *(name for name in linked if _is_picture(name))}
+    published = [name for name in names if name in chosen or _matches(name, patterns)]
+    files = {name: folder / name for name in published if name not in weights and name != CARD_NAME}
+    known = {*files, *weights, CARD_NAME}
+    _check_links(folder, sorted(known))
+    left_out = {name.partition("/")[0] for name in names if name not in known}
+    return Checkpoint(files, weights, [name for name in linked if name not in known], sorted(left_out))
+
+
+def _named_files(folder: Path, include: Iterable[str], names: list[str]) -> list[str]:
+    named = [PurePosixPath(name).as_posix() for name in include]
+    if missing := [name for name in named if name not in names]:
+        raise ValueError(f"Expected names of files in {folder}, but it has no {', '.join(missing)}.")
+    return named
+
+
+def _check_links(folder: Path, names: list[str]) -> None:
+    """Checks that links among the files of a checkpoint lead to other files of it.
+
+    Raises:
+        ValueError: if one leads elsewhere.
+    """
+    for path in (folder / name for name in names):
         check_inside(path, folder)
-    left_out = {name.partition("/")[0] for name in names if name not in files | weights and name != CARD_NAME}
-    return Checkpoint(files, weights, sorted(left_out))
+        target = path.resolve()
+        if target.is_relative_to(folder.resolve()):
+            name = target.relative_to(folder.resolve()).as_posix()
+            if path.exists() and name not in names:
+                raise ValueError(
+                    f"Expected files of the checkpoint in {folder}, but {path.name} is a link to {name}, which is "
+                    "none; put a copy of the file in its place, or remove it."
+                )
 
 
 def extension_files(path: Path) -> list[str]:
@@ -157,14 +193,25 @@ def _missing_files(names: list[str]) -> list[str]:
     return missing
 
 
-def _linked_files(card: Path) -> list[str]:
-    """Returns the names of the pictures and tables that a card links to."""
+def _linked_files(card: Path, names: Iterable[str]) -> list[str]:
+    """Returns which of these files a card links to."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return [name for name in re.findall(r"\]\(([\w./-]+)\)", text) if name.endswith(LINKED_SUFFIXES)]
+    links = {PurePosixPath(unquote(target)).as_posix() for match in LINK.findall(text) for target in match if target}
+    return [name for name in names if name in links]
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES) and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
+    """Returns whether a name fits one of the patterns; a hidden one fits none."""
+    fits = (fnmatch.fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
+    return not _is_hidden(name) and any(fits)
 
 
 def _check_weights(folder: Path) -> list[str]:

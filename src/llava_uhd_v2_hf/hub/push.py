@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..utils.atomic import temporary_folder
 from .card import CardRequest, build_card, check_card
 from .checkpoint_folder import CODE_FILES, read_checkpoint
-from .export import published_files
+from .export import describe_linked, published_files
 from .reshard import reshard
 
 
@@ -36,6 +36,8 @@ def push_checkpoint(
     private: bool = False,
     with_code: bool = False,
     max_shard_size: str | None = None,
+    include: Sequence[str] = (),
+    ask: Callable[[str], bool] | None = None,
     dry_run: bool = False,
     report: Callable[[str], None] = print,
 ) -> str | None:
@@ -53,6 +55,9 @@ def push_checkpoint(
         with_code: whether to add the code.
         max_shard_size: cut the weights into files of at most this size ("5GB") first, in a temporary folder beside
             `folder`; by default they stay as they are.
+        include: names of files in `folder` to upload beside those of a checkpoint.
+        ask: answers whether to upload a file that the card links to, by its name; by default, and in a dry run, only
+            pictures are.
         dry_run: whether to check everything and say what would be uploaded, without the network.
         report: takes the lines that say what happens.
 
@@ -68,9 +73,11 @@ def push_checkpoint(
         raise ValueError(f"{repo_id!r} is no name of a repository; give your name or organisation too, like org/name.")
     validate_repo_id(repo_id)
     folder = folder.resolve()
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_checkpoint(folder, include)
     card = build_card(folder, request, repo_id=repo_id, with_code=with_code or checkpoint.has_code)
     check_card(card)
+    if ask is not None and not dry_run and (confirmed := [name for name in checkpoint.linked if ask(name)]):
+        checkpoint = read_checkpoint(folder, [*include, *confirmed])
     files = published_files(checkpoint, card, with_code=with_code)
     with ExitStack() as stack:
         weights = checkpoint.weights
@@ -82,6 +89,8 @@ def push_checkpoint(
             report(f"{size:>14,}  {name}")
         if checkpoint.left_out:
             report(f"Not published: {', '.join(checkpoint.left_out)}")
+        if checkpoint.linked:
+            report(describe_linked(checkpoint))
         if dry_run:
             return None
         return _upload(repo_id, files, sorted(weights), card, private)

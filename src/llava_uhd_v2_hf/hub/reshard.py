@@ -2,6 +2,7 @@
 """Writing the weights of a checkpoint again in files of a given size."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,20 @@ def reshard(checkpoint: Checkpoint, folder: Path, max_shard_size: str) -> dict[s
     """
     sources = [path for name, path in checkpoint.weights.items() if name.endswith(".safetensors")]
     check_free_space(folder, sum(path.stat().st_size for path in sources))
-    skeleton, places = {}, {}
-    for path in sources:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                skeleton[name] = _on_meta(file, name)
-                places[name] = path
-    split = split_torch_state_dict_into_shards(skeleton, max_shard_size=max_shard_size)
-    written = {}
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        written[SAFE_WEIGHTS_INDEX_NAME] = folder / SAFE_WEIGHTS_INDEX_NAME
-        written[SAFE_WEIGHTS_INDEX_NAME].write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    for filename, names in split.filename_to_tensors.items():
-        shard = {}
-        for name in names:
-            with safe_open(places[name], "pt") as file:
-                shard[name] = file.get_tensor(name)
-        written[filename] = folder / filename
-        save_file(shard, written[filename], metadata={"format": "pt"})
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(path, "pt")) for path in sources]
+        places = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a dict)
+        skeleton = {name: _on_meta(file, name) for name, file in places.items()}
+        split = split_torch_state_dict_into_shards(skeleton, max_shard_size=max_shard_size)
+        written = {}
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            written[SAFE_WEIGHTS_INDEX_NAME] = folder / SAFE_WEIGHTS_INDEX_NAME
+            written[SAFE_WEIGHTS_INDEX_NAME].write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        for filename, names in split.filename_to_tensors.items():
+            shard = {name: places[name].get_tensor(name) for name in names}
+            written[filename] = folder / filename
+            save_file(shard, written[filename], metadata={"format": "pt"})
     return written
 
 

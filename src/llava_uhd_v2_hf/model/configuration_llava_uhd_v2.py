@@ -19,9 +19,21 @@ if TYPE_CHECKING:
     from .pipeline_llava_uhd_v2 import LlavaUhdV2Pipeline  # noqa: F401
 
 
-SUPPORTED_LEVELS = ((0,), (0, 1), (0, 2), (0, 1, 2), (0, 1, 2, 3))
+# of a projector that doesn't name those that it takes; the first one is the default
+SUPPORTED_LEVELS = ((0, 1, 2), (0,), (0, 1), (0, 2), (0, 1, 2, 3))
 # (rows, columns) of pooled cells in a window, in the released code's order of preference (paper eq. 3)
 DEFAULT_POOLING_GRIDS = ((2, 4), (2, 3), (3, 4), (3, 3), (4, 2), (3, 2), (4, 3))
+
+# Fields that some projectors read and others don't: with these, another value than the default is refused.
+PROJECTOR_OPTIONS = (
+    "num_query_sets",
+    "query_grid",
+    "pooling_grids",
+    "pooling_grid_rule",
+    "mlp_depth",
+    "perceiver_grid",
+    "perceiver_positions",
+)
 
 DEFAULT_VISION_CONFIG = {
     "model_type": "clip_vision_model",
@@ -122,6 +134,10 @@ def _is_grid(value: Any) -> bool:
     return len(value) == 2 and all(isinstance(side, int) and side >= 1 for side in value)
 
 
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
 class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
     r"""
     Configuration of the projector: the inverse semantic pyramid and what condenses it into tokens.
@@ -129,25 +145,36 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
     Args:
         projector_type (`str`, *optional*, defaults to `"hiwin"`):
             What makes tokens of the pyramid, one of `PROJECTORS`: `"hiwin"`, hierarchical window attention (paper
-            3.3).
+            3.3); `"uhd_v1"`, window attention on one level (LLaVA-UHD v1); `"mlp_pyramid"` and `"perceiver"`, on all
+            levels (paper figure 5a); or `"mlp"`, a token of each patch (LLaVA 1.5).
         upsampler (`str`, *optional*, defaults to `"vdim"`):
-            How features are up-sampled, one of `UPSAMPLERS`: `"vdim"`, guided by the pixels (paper 3.2, A.2), or
-            `"bilinear"` (paper table 3).
-        levels (`list[int]`, *optional*, defaults to `[0, 1, 2]`):
-            Levels of the pyramid that the queries read; level l is 2^l times finer than the ViT's grid. One of [0],
-            [0, 1], [0, 2], [0, 1, 2] and [0, 1, 2, 3].
+            How features are up-sampled, one of `UPSAMPLERS`: `"vdim"`, guided by the pixels (paper 3.2, A.2);
+            `"bilinear"` or `"deconvolution"`, up to level 2 (paper table 3).
+        levels (`list[int]`, *optional*):
+            Levels of the pyramid that the projector reads; level l is 2^l times finer than the ViT's grid. One of [0],
+            [0, 1], [0, 2], [0, 1, 2] and [0, 1, 2, 3], of `"uhd_v1"` one of [0] to [3], of `"mlp"` [0]. Defaults to
+            [0, 1, 2], or to [0] where one level is read.
         num_query_sets (`int`, *optional*, defaults to 4):
             Sets of queries: 4 in the released checkpoints, 1 in the paper.
         query_grid (`list[int]`, *optional*, defaults to `[12, 12]`):
-            (rows, columns) of queries in a view, and so of windows and of tokens.
+            (rows, columns) of queries in a view, and so of windows and of tokens; not of `"mlp"`, whose tokens lie in
+            the grid of patches.
         pooling_grids (`list[list[int]]`, *optional*):
             Candidates for the (rows, columns) of cells to which RoI-align pools a window. Defaults to the seven of the
             released code.
         pooling_grid_rule (`str`, *optional*, defaults to `"selective"`):
             Which of them a level of a view takes, one of `POOLING_GRIDS`: `"selective"`, on all levels the one nearest
-            to the view's aspect ratio (paper eq. 3).
+            to the view's aspect ratio (paper eq. 3); `"pyramid"`, the same one, 2^l times as fine on level l; or
+            `"fixed"`, 3x3 whatever they are (paper table 6).
+        mlp_depth (`int`, *optional*, defaults to 2):
+            Linear layers of `"mlp_pyramid"`: 2 as `mlp-v2` of the released code, 1 as `mlp144`.
+        perceiver_grid (`list[int]`, *optional*, defaults to `[24, 24]`):
+            (rows, columns) to which `"perceiver"` resizes level 0 of every view; level l to 2^l times as many.
+        perceiver_positions (`bool`, *optional*, defaults to `False`):
+            Whether the keys of `"perceiver"` have positions, and a layer norm and a projection follow its attention.
         num_attention_heads (`int`, *optional*):
-            Heads of the window attention. Defaults to one for every 128 channels of the text model (released code).
+            Heads of the projector's attention. Defaults to one for every 128 channels of the text model (released
+            code).
         layer_norm_eps (`float`, *optional*, defaults to 1e-6):
             Epsilon of the projector's layer norms.
         upsampler_kernel_size (`int`, *optional*, defaults to 7):
@@ -159,7 +186,7 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
         fixup_dropout (`float`, *optional*, defaults to 0.2):
             Channel dropout before the up-sampler's 1x1 fix-up, while it trains.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of newly initialised weights.
+            Standard deviation of newly initialised queries and of the matrices for which the released code has one.
 
     Raises:
         ValueError: if a value is out of range or a key unknown.
@@ -170,11 +197,17 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
 
     projector_type: str = "hiwin"
     upsampler: str = "vdim"
-    levels: list[int] | tuple[int, ...] = (0, 1, 2)
+    if TYPE_CHECKING:
+        levels: list[int] | tuple[int, ...]  # None only until the projector's default is filled in
+    else:
+        levels: list[int] | tuple[int, ...] | None = None
     num_query_sets: int = 4
     query_grid: list[int] | tuple[int, ...] = (12, 12)
     pooling_grids: list[list[int]] | tuple[tuple[int, ...], ...] = DEFAULT_POOLING_GRIDS
     pooling_grid_rule: str = "selective"
+    mlp_depth: int = 2
+    perceiver_grid: list[int] | tuple[int, ...] = (24, 24)
+    perceiver_positions: bool = False
     num_attention_heads: int | None = None
     layer_norm_eps: float = 1e-6
     upsampler_kernel_size: int = 7
@@ -187,10 +220,11 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
         _refuse_unknown_keys(self, kwargs)
         _refuse_wrong_types(self)
         super().__post_init__(**kwargs)
-        self.levels = list(self.levels)
-        self.query_grid = list(self.query_grid)
+        self.query_grid, self.perceiver_grid = list(self.query_grid), list(self.perceiver_grid)
         self.pooling_grids = [list(grid) for grid in self.pooling_grids]
         self._check_ranges()
+        self._check_levels()
+        self._refuse_unread_options()
 
     def token_grids(self, plan: SlicePlan, patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Returns the (rows, columns) of tokens in a slice of an image and in its overview.
@@ -221,19 +255,46 @@ class LlavaUhdV2ProjectorConfig(PreTrainedConfig):
         """
         return PROJECTORS[self.projector_type].regions(self, size[0] // patch_size, size[1] // patch_size)
 
+    def _check_levels(self):
+        """Fills in the projector's default, or refuses levels that it can't take."""
+        supported = getattr(PROJECTORS[self.projector_type], "supported_levels", SUPPORTED_LEVELS)
+        self.levels = list(supported[0] if self.levels is None else self.levels)
+        if tuple(self.levels) not in supported:
+            raise ValueError(
+                f"`levels`={self.levels} is not supported by the projector `{self.projector_type}`; choose one of "
+                f"{', '.join(str(list(levels)) for levels in supported)}."
+            )
+        highest = getattr(UPSAMPLERS[self.upsampler], "highest_level", max(self.levels))
+        if max(self.levels) > highest:
+            raise ValueError(
+                f"`levels`={self.levels} is not supported by the up-sampler `{self.upsampler}`; its highest level is "
+                f"{highest}."
+            )
+
+    def _refuse_unread_options(self):
+        """Refuses options of other projectors; one from outside the package may read them all."""
+        read = getattr(PROJECTORS[self.projector_type], "options", PROJECTOR_OPTIONS)
+        defaults = {field.name: field.default for field in _own_fields(self)}
+        for name in set(PROJECTOR_OPTIONS).difference(read):
+            value = getattr(self, name)
+            if value != _as_lists(defaults[name]):
+                readers = [kind for kind in PROJECTORS if name in getattr(PROJECTORS[kind], "options", ())]
+                raise ValueError(
+                    f"`{name}`={value} has no effect with the projector `{self.projector_type}`; leave it out, or "
+                    f"choose a projector that reads it: {', '.join(readers)}."
+                )
+
     def _check_ranges(self):
         PROJECTORS.check(self.projector_type, "projector_type")
         UPSAMPLERS.check(self.upsampler, "upsampler")
         POOLING_GRIDS.check(self.pooling_grid_rule, "pooling_grid_rule")
-        if tuple(self.levels) not in SUPPORTED_LEVELS:
-            raise ValueError(
-                f"`levels`={list(self.levels)} is not supported; choose one of "
-                f"{', '.join(str(list(levels)) for levels in SUPPORTED_LEVELS)} (level 0 is always needed)."
-            )
         if self.num_query_sets < 1:
             raise ValueError(f"`num_query_sets` must be at least 1, got {self.num_query_sets}.")
-        if not _is_grid(self.query_grid):
-            raise ValueError(f"`query_grid` must be (rows, columns) of at least 1, got {self.query_grid}.")
+        for name in ("query_grid", "perceiver_grid"):
+            if not _is_grid(getattr(self, name)):
+                raise ValueError(f"`{name}` must be (rows, columns) of at least 1, got {getattr(self, name)}.")
+        if self.mlp_depth not in (1, 2):
+            raise ValueError(f"`mlp_depth` must be 1 or 2, got {self.mlp_depth}.")
         if not self.pooling_grids or not all(_is_grid(grid) for grid in self.pooling_grids):
             raise ValueError(f"`pooling_grids` must list (rows, columns) of at least 1, got {self.pooling_grids}.")
         if self.num_attention_heads is not None and self.num_attention_heads < 1:
@@ -371,4 +432,4 @@ class LlavaUhdV2Config(PreTrainedConfig):
             raise ValueError(f"The vision tower must read 3 channels, its `num_channels` is {vision.num_channels}.")
 
 
-__all__ = ["LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]
+__all__ = ["PROJECTOR_OPTIONS", "LlavaUhdV2Config", "LlavaUhdV2ProjectorConfig"]

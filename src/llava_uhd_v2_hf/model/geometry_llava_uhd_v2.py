@@ -15,6 +15,12 @@ from functools import lru_cache
 ROW_SEPARATOR = -1
 SLICE_SEPARATOR = -2
 
+# Beyond, a strip of a few bytes would make the vision tower work for minutes, or vanish in one patch. The recordings
+# of the released code go up to this aspect ratio, with views of 10,733 patches; a view of usual shape has 576.
+MAX_ASPECT_RATIO = 200_000
+MAX_VIEW_PATCHES = 2**14
+MAX_RESOLUTION = 4096
+
 
 @dataclass(frozen=True)
 class SlicePlan:
@@ -77,6 +83,8 @@ class SlicePlan:
             problem = "the overview may not be empty"
         elif any(row[:4]) and 0 in row[:4]:
             problem = "rows, columns and slice size must be all zero (not sliced) or all positive"
+        elif max(row[2] * row[3], row[4] * row[5]) > MAX_VIEW_PATCHES * patch_size**2:
+            problem = f"a view must have at most {MAX_VIEW_PATCHES} patches"
         if problem:
             raise ValueError(
                 f"The row {row} of `image_sizes` is not (rows, columns, slice height, slice width, overview height, "
@@ -96,7 +104,9 @@ def plan_slices(height: int, width: int, *, max_slices: int, slice_resolution: i
         patch_size: side of a ViT patch in pixels; view sizes are multiples of it.
 
     Raises:
-        ValueError: if one of the numbers is less than 1.
+        ValueError: if one of the numbers is less than 1, `patch_size` is larger than `slice_resolution` or that than
+            `MAX_RESOLUTION`, or the image is so long and thin that it has an aspect ratio
+            above `MAX_ASPECT_RATIO` or a view of more than `MAX_VIEW_PATCHES`.
     """
     numbers = {
         "height": height,
@@ -108,17 +118,47 @@ def plan_slices(height: int, width: int, *, max_slices: int, slice_resolution: i
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
+    if not patch_size <= slice_resolution <= MAX_RESOLUTION:
+        raise ValueError(
+            f"Expected `patch_size` <= `slice_resolution` <= {MAX_RESOLUTION}, got {patch_size} and "
+            f"{slice_resolution}."
+        )
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ValueError(
+            f"Expected an aspect ratio of at most {MAX_ASPECT_RATIO}:1, got an image of {height}x{width} pixels "
+            "(height x width); cut it into several images."
+        )
 
     overview_size = _fit_to_area(height, width, slice_resolution, patch_size)
     wanted = min(math.ceil(height * width / slice_resolution**2), max_slices)
     if wanted == 1:
-        return SlicePlan((0, 0), (0, 0), overview_size)
+        return check_views(SlicePlan((0, 0), (0, 0), overview_size), patch_size)
 
     rows, columns = _choose_grid(height, width, wanted, max_slices)
     slice_height = max(height // rows, 1)
     slice_width = max(width // columns, 1)
     slice_size = _fit_to_area(slice_height, slice_width, slice_resolution, patch_size)
-    return SlicePlan((rows, columns), slice_size, overview_size)
+    return check_views(SlicePlan((rows, columns), slice_size, overview_size), patch_size)
+
+
+def check_views(plan: SlicePlan, patch_size: int) -> SlicePlan:
+    """Returns a plan whose views are not too large.
+
+    Args:
+        plan: of an image.
+        patch_size: side of a ViT patch in pixels.
+
+    Raises:
+        ValueError: if a view has more than `MAX_VIEW_PATCHES`.
+    """
+    height, width = max(plan.view_sizes, key=math.prod)
+    patches = (height // patch_size) * (width // patch_size)
+    if patches > MAX_VIEW_PATCHES:
+        raise ValueError(
+            f"Expected views of at most {MAX_VIEW_PATCHES} patches, got one of {height}x{width} pixels (height x "
+            f"width), which are {patches}; cut the image into several ones, or choose a smaller `slice_resolution`."
+        )
+    return plan
 
 
 def _choose_grid(height: int, width: int, wanted: int, max_slices: int) -> tuple[int, int]:
@@ -185,6 +225,17 @@ def selective_pooling_grid(
     return choose_pooling_grid(height, width, candidates)
 
 
+def fixed_pooling_grid(height: int, width: int, level: int, candidates: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Returns 3x3, whatever the view and the level (paper table 6)."""
+    return 3, 3
+
+
+def pyramid_pooling_grid(height: int, width: int, level: int, candidates: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Returns [`choose_pooling_grid`] of the view, 2^level times as fine in both directions (paper table 6)."""
+    rows, columns = choose_pooling_grid(height, width, candidates)
+    return rows << level, columns << level
+
+
 @lru_cache(maxsize=256)
 def token_layout(
     grid: tuple[int, int], query_grid: tuple[int, int], layout: str, overview_grid: tuple[int, int] | None = None
@@ -246,13 +297,19 @@ def num_image_tokens(
 
 
 __all__ = [
+    "MAX_ASPECT_RATIO",
+    "MAX_RESOLUTION",
+    "MAX_VIEW_PATCHES",
     "ROW_SEPARATOR",
     "SLICE_SEPARATOR",
     "SlicePlan",
     "check_grid",
+    "check_views",
     "choose_pooling_grid",
+    "fixed_pooling_grid",
     "num_image_tokens",
     "plan_slices",
+    "pyramid_pooling_grid",
     "selective_pooling_grid",
     "token_layout",
 ]

@@ -255,8 +255,8 @@ class LlavaUhdV2ImageProcessor(PilBackend):
         for index, (image, limit) in enumerate(zip(flat, limits, strict=True)):
             with _naming_image(index, image):
                 pixels = self.process_image(image, **kwargs)
-            height, width, _ = pixels.shape
-            plan = self.slice_plan(height, width, {**kwargs, "max_slices": limit, "patch_size": patch_size})
+                height, width, _ = pixels.shape
+                plan = self.slice_plan(height, width, {**kwargs, "max_slices": limit, "patch_size": patch_size})
             views.append(cut_views(Image.fromarray(to_8_bits(pixels)), plan, kwargs["resample"]))
             values.append(_values_of_bytes(pixels.dtype != np.uint8, **kwargs))
             plans.append(plan)
@@ -324,13 +324,22 @@ def _values_of_bytes(
     Args:
         is_float: whether the image came as floats in [0, 1], which it then becomes again without `do_rescale` too.
         do_rescale, rescale_factor, do_normalize, image_mean, image_std: as of the processor.
+
+    Raises:
+        ValueError: if one is not finite, as with a standard deviation of 0.
     """
     values = np.tile(np.arange(256, dtype=np.float32), (3, 1))
-    if do_rescale or is_float:
-        values *= rescale_factor if do_rescale else 1 / 255
-    if do_normalize:
-        values -= np.reshape(image_mean, (-1, 1))
-        values /= np.reshape(image_std, (-1, 1))
+    with np.errstate(all="ignore"):
+        if do_rescale or is_float:
+            values *= rescale_factor if do_rescale else 1 / 255
+        if do_normalize:
+            values -= np.reshape(image_mean, (-1, 1))
+            values /= np.reshape(image_std, (-1, 1))
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"Expected pixel values that are finite numbers of float32, but `rescale_factor`={rescale_factor}, "
+            f"`image_mean`={image_mean} and `image_std`={image_std} make others; correct them."
+        )
     return values
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import is_torchdynamo_exporting, logging
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_llava_uhd_v2 import LlavaUhdV2Config, LlavaUhdV2ProjectorConfig
+from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .fast_order_llava_uhd_v2 import (
     BAND_BYTES,
     CHUNK_BYTES,
@@ -28,8 +27,8 @@ from .folding_llava_uhd_v2 import (
     reordering_pays,
     sum_weights,
 )
-from .gradients_llava_uhd_v2 import checkpoints_reentrantly, needs_gradients
 from .plain_layers_llava_uhd_v2 import has_plain_layers, has_plain_weights, is_hooked
+from .projectors_base_llava_uhd_v2 import LlavaUhdV2BaseProjector
 from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS, UPSAMPLERS
 from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 
@@ -37,13 +36,15 @@ from .window_attention_llava_uhd_v2 import LlavaUhdV2WindowAttention
 logger = logging.get_logger(__name__)
 
 
-class LlavaUhdV2Projector(GradientCheckpointingLayer):
+class LlavaUhdV2Projector(LlavaUhdV2BaseProjector):
     """The Hiwin projector (paper 3.2 and 3.3).
 
     The plain order of operations is that of the paper and the released code, and so the definition of the numbers. The
     same numbers are made in another order, at less than a tenth of the cost, wherever the layers involved are ordinary
     ones. Layers that are wrapped by LoRA, quantised, sharded, hooked or off-loaded are called, in the plain order.
     """
+
+    options = ("query_grid", "num_query_sets", "pooling_grids", "pooling_grid_rule")
 
     def __init__(self, config: LlavaUhdV2Config):
         super().__init__()
@@ -52,34 +53,6 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         self.upsampler: nn.Module = UPSAMPLERS[projector.upsampler](projector, channels)
         self.window_attention = LlavaUhdV2WindowAttention(config)
         self._folded: tuple[AttentionWeights, torch.Tensor] | None = None
-
-    @staticmethod
-    def token_grid(config: LlavaUhdV2ProjectorConfig, height: int, width: int) -> tuple[int, int]:
-        """Returns the (rows, columns) of tokens of a view: those of the queries, whatever its size.
-
-        Args:
-            config: of the projector.
-            height: of the view, in patches.
-            width: of the view, in patches.
-        """
-        rows, columns = config.query_grid
-        return rows, columns
-
-    @staticmethod
-    def regions(config: LlavaUhdV2ProjectorConfig, height: int, width: int) -> list[tuple[float, float, float, float]]:
-        """Returns the window that each token sees: (top, left, bottom, right) as parts of the view's height and width.
-
-        Args:
-            config: of the projector.
-            height: of the view, in patches.
-            width: of the view, in patches.
-        """
-        rows, columns = config.query_grid
-        return [
-            (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
-            for row in range(rows)
-            for column in range(columns)
-        ]
 
     @staticmethod
     def memory(config: LlavaUhdV2Config, views: Mapping[tuple[int, int], int], dtype: torch.dtype) -> int:
@@ -131,27 +104,6 @@ class LlavaUhdV2Projector(GradientCheckpointingLayer):
         """Initialises the up-sampler and the window attention."""
         self.upsampler.reset_parameters()  # type: ignore[operator]
         self.window_attention.reset_parameters()
-
-    def __call__(
-        self, features: list[torch.Tensor], pixels: list[torch.Tensor], plain: bool = False
-    ) -> tuple[torch.Tensor, ...]:
-        """
-        Args:
-            features: (v, c, h, w) from the vision tower, one tensor a view size.
-            pixels: (v, 3, patch * h, patch * w), the normalised views, likewise.
-            plain: whether to compute in the order of the paper and the released code.
-
-        Returns:
-            (v, q, d) a view size: the tokens of each view.
-        """
-        tensors = [*features, *pixels]  # reentrant checkpointing doesn't look into lists
-        if self.training and not needs_gradients([self], *tensors):
-            with torch.no_grad():
-                return super().__call__(*tensors, plain=plain)
-        if checkpoints_reentrantly(self):
-            # required by no operation, so that those of a frozen up-sampler have no gradients
-            tensors.append(torch.empty(0, device=features[0].device, requires_grad=True))
-        return super().__call__(*tensors, plain=plain)
 
     def forward(self, *tensors: torch.Tensor, plain: bool = False) -> tuple[torch.Tensor, ...]:
         """As a call, whose lists come one tensor after the other.

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     # transformers copies the files that relative imports name when it loads a model's code, these too
     from .extensions_llava_uhd_v2 import EXTENSIONS as _extensions
     from .projectors_hiwin_llava_uhd_v2 import LlavaUhdV2Projector as _hiwin
+    from .projectors_mlp_llava_uhd_v2 import LlavaUhdV2MlpProjector as _mlp
+    from .projectors_mlp_pyramid_llava_uhd_v2 import LlavaUhdV2MlpPyramidProjector as _mlp_pyramid
+    from .projectors_perceiver_llava_uhd_v2 import LlavaUhdV2PerceiverProjector as _perceiver
+    from .projectors_uhd_v1_llava_uhd_v2 import LlavaUhdV2UhdV1Projector as _uhd_v1
     from .towers_llava_uhd_v2 import ClipTower as _towers
     from .upsamplers_bilinear_llava_uhd_v2 import LlavaUhdV2BilinearUpsampler as _bilinear
+    from .upsamplers_deconvolution_llava_uhd_v2 import LlavaUhdV2DeconvolutionUpsampler as _deconvolution
     from .upsamplers_vdim_llava_uhd_v2 import LlavaUhdV2Upsampler as _vdim
 
-    _KINDS = (_bilinear, _extensions, _hiwin, _towers, _vdim)
+    _KINDS = (_bilinear, _deconvolution, _extensions, _hiwin, _mlp, _mlp_pyramid, _perceiver, _towers, _uhd_v1, _vdim)
 
 
 class Registry(dict[str, Any]):
@@ -108,12 +113,19 @@ UPSAMPLERS = Registry(
     {
         "vdim": "upsamplers_vdim_llava_uhd_v2.LlavaUhdV2Upsampler",
         "bilinear": "upsamplers_bilinear_llava_uhd_v2.LlavaUhdV2BilinearUpsampler",
+        "deconvolution": "upsamplers_deconvolution_llava_uhd_v2.LlavaUhdV2DeconvolutionUpsampler",
     },
 )
 PROJECTORS = Registry(
     "projector",
     ("forward", "reset_parameters", "token_grid", "regions", "memory", "dtype"),
-    {"hiwin": "projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector"},
+    {
+        "hiwin": "projectors_hiwin_llava_uhd_v2.LlavaUhdV2Projector",
+        "uhd_v1": "projectors_uhd_v1_llava_uhd_v2.LlavaUhdV2UhdV1Projector",
+        "mlp_pyramid": "projectors_mlp_pyramid_llava_uhd_v2.LlavaUhdV2MlpPyramidProjector",
+        "perceiver": "projectors_perceiver_llava_uhd_v2.LlavaUhdV2PerceiverProjector",
+        "mlp": "projectors_mlp_llava_uhd_v2.LlavaUhdV2MlpProjector",
+    },
 )
 TOWERS = Registry(
     "vision tower",
@@ -127,7 +139,13 @@ TOWERS = Registry(
 )
 # functions (height and width of a view in patches, level, candidates) -> (rows, columns) of cells in a window
 POOLING_GRIDS = Registry(
-    "rule for pooling grids", ("__call__",), {"selective": "geometry_llava_uhd_v2.selective_pooling_grid"}
+    "rule for pooling grids",
+    ("__call__",),
+    {
+        "selective": "geometry_llava_uhd_v2.selective_pooling_grid",
+        "fixed": "geometry_llava_uhd_v2.fixed_pooling_grid",
+        "pyramid": "geometry_llava_uhd_v2.pyramid_pooling_grid",
+    },
 )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2ProjectorConfig
+from .initial_weights_llava_uhd_v2 import reset_linear
 from .operators_llava_uhd_v2 import Level, map_sources, merge_kernels
 from .plain_layers_llava_uhd_v2 import call_linear
 from .resizing_llava_uhd_v2 import full_precision, resize
@@ -133,15 +134,12 @@ class LlavaUhdV2Upsampler(nn.Module):
         corrected = range(1, steps + 1) if steps == 3 else range(max(steps, 1), steps + 1)
         self.fixups = nn.ModuleDict({str(level): nn.Linear(channels, channels) for level in corrected})
         self.dropout = LlavaUhdV2ChannelDropout(config.fixup_dropout)
-        self.initializer_range = config.initializer_range
 
     def reset_parameters(self):
-        """Initialises the stages, and the fix-ups from a truncated normal distribution."""
+        """Initialises the stages, and the fix-ups as PyTorch does by default (released code)."""
         for stage in cast(Iterable[LlavaUhdV2UpsamplerStage], self.stages):
             stage.reset_parameters()
-        for fixup in cast(Iterable[nn.Linear], self.fixups.values()):
-            init.trunc_normal_(fixup.weight, std=self.initializer_range)
-            init.zeros_(fixup.bias)
+        reset_linear(cast(Iterable[nn.Linear], self.fixups.values()))
 
     def fix_up(self, features: torch.Tensor, level: int) -> torch.Tensor:
         """Adds a tenth of a linear map of the channels, where the level has one: (v, c, h, w) -> (v, c, h, w)."""

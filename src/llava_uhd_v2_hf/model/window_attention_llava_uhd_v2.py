@@ -17,6 +17,7 @@ from transformers.utils.generic import maybe_autocast
 
 from .configuration_llava_uhd_v2 import LlavaUhdV2Config
 from .geometry_llava_uhd_v2 import check_grid
+from .initial_weights_llava_uhd_v2 import reset_attention, reset_norms, reset_projection
 from .plain_layers_llava_uhd_v2 import call_linear
 from .registries_llava_uhd_v2 import POOLING_GRIDS, TOWERS
 from .resizing_llava_uhd_v2 import full_precision, resize
@@ -59,6 +60,12 @@ def roi_align_weights(length: int, windows: int, cells: int, device: torch.devic
     distances = (positions - torch.arange(length, device="cpu")).abs()
     weights = (1 - distances).clamp(min=0) * inside
     return weights.reshape(windows * cells, samples, length).mean(dim=1).to(device)
+
+
+def resize_positions(table: torch.Tensor, query_grid: list[int], size: tuple[int, int]) -> torch.Tensor:
+    """Resizes a position table of the queries by bicubic interpolation, in float32: (q, d) -> (y, x, d)."""
+    maps = full_precision(table).unflatten(0, query_grid).permute(2, 0, 1)
+    return resize(maps.contiguous(), size, "bicubic").permute(1, 2, 0)  # channels first is the faster layout
 
 
 def pool_windows(maps: torch.Tensor, query_grid: list[int], pooling_grid: tuple[int, int]) -> torch.Tensor:
@@ -113,15 +120,13 @@ class LlavaUhdV2WindowAttention(nn.Module):
         self.norm_output = nn.LayerNorm(width, eps=projector.layer_norm_eps)
 
     def reset_parameters(self):
-        """Initialises queries and matrices from a truncated normal distribution, positions as sines and cosines."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                init.trunc_normal_(module.weight, std=self.initializer_range)
-                if module.bias is not None:
-                    init.zeros_(module.bias)
-            elif isinstance(module, nn.LayerNorm):
-                init.ones_(module.weight)
-                init.zeros_(module.bias)
+        """Initialises the weights as the released code does."""
+        for layer in (*self.level_projections.values(), self.output, self.mix):
+            init.trunc_normal_(layer.weight, std=self.initializer_range)
+            init.zeros_(layer.bias)
+        reset_attention(self.query, self.key, self.value)
+        reset_projection(self.projection)
+        reset_norms(self)
         init.zeros_(self.level_embeddings)
         init.copy_(self.position_embeddings, sincos_position_table(self.query_grid, self.queries.shape[-1]))
         init.trunc_normal_(self.queries, std=self.initializer_range)
@@ -138,12 +143,10 @@ class LlavaUhdV2WindowAttention(nn.Module):
 
     def key_offsets(self, height: int, width: int) -> list[torch.Tensor]:
         """What is added to the keys of each level of an (h, w) grid: positions and level embedding, (y, x, d)."""
-        table = full_precision(self.position_embeddings).unflatten(0, self.query_grid).permute(2, 0, 1)
-        table = table.contiguous()  # channels first is the faster layout
         offsets = []
         for level, embedding in zip(self.levels, self.level_embeddings):
             size = (height << level, width << level)
-            positions = resize(table, size, "bicubic").permute(1, 2, 0)
+            positions = resize_positions(self.position_embeddings, self.query_grid, size)
             offsets.append(positions.to(embedding.dtype).contiguous() + embedding)
         return offsets
 
@@ -208,4 +211,10 @@ class LlavaUhdV2WindowAttention(nn.Module):
         return torch.cat(tokens)
 
 
-__all__ = ["LlavaUhdV2WindowAttention", "pool_windows", "roi_align_weights", "sincos_position_table"]
+__all__ = [
+    "LlavaUhdV2WindowAttention",
+    "pool_windows",
+    "resize_positions",
+    "roi_align_weights",
+    "sincos_position_table",
+]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -25,6 +25,7 @@ from .processes import on_main_process
 logger = logging.get_logger(__name__)
 
 MANIFEST = "checkpoint_files.json"
+UNLISTED = (MANIFEST, TRAINING_ARGS_NAME)  # nothing reads the latter, and it is not sent to the Hub
 PUSHED_CHECKPOINT = "last-checkpoint"  # the name that `hub_strategy: checkpoint` gives it on the Hub
 
 
@@ -47,7 +48,7 @@ def begin_checkpoint(folder: Path) -> None:
 def finish_checkpoint(folder: Path) -> None:
     """Flushes the files of a checkpoint to the disk and writes its manifest."""
     flush_files(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in UNLISTED)
     _write_manifest(folder, {path.relative_to(folder).as_posix(): file_facts(path) for path in paths})
 
 

@@ -38,7 +38,12 @@ class FiniteSteps:
         self.batches: list[tuple[torch.Tensor, Sequence[str]]] = []  # loss and samples of this step
 
     def add(self, loss: torch.Tensor, names: Sequence[str]) -> None:
-        """Takes the loss and the samples of a batch of the step."""
+        """Takes a batch of the step.
+
+        Args:
+            loss: a number, () or (1,).
+            names: of its samples.
+        """
         self.batches.append((loss.detach(), names))
 
     def check(self, step: int, gradient_norm: torch.Tensor | float | None) -> None:
@@ -46,7 +51,7 @@ class FiniteSteps:
 
         Args:
             step: its number.
-            gradient_norm: of the step, over all processes; None where it is not known.
+            gradient_norm: of the step, over all processes, () or (1,); None where it is not known.
 
         Raises:
             NotFiniteError: naming the step and its samples.

@@ -27,6 +27,9 @@ class StageTrainer(Trainer):
     """Resumes from a checkpoint of any step, also of the last, and saves one when it is interrupted.
 
     Stops at a loss, gradient or weight that is not finite. A batch may have the `names` of its samples.
+
+    Args:
+        args, kwargs: of [`Trainer`].
     """
 
     control: TrainerControl

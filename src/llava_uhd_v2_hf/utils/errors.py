@@ -2,6 +2,8 @@
 """Errors that a user's input can cause, each as one line."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 # by the module that has them; of a config.json with wrong values, and of weights that are cut off, too
@@ -20,6 +22,26 @@ def expected_errors() -> tuple[type[Exception], ...]:
     """Returns the errors that a user's input can cause; of the libraries', those of loaded ones."""
     loaded = [getattr(sys.modules[name], error) for name, error in LIBRARY_ERRORS.items() if name in sys.modules]
     return (ModuleNotFoundError, OSError, ValueError, *loaded)
+
+
+@contextmanager
+def file_errors(place: object, problem: str) -> Iterator[None]:
+    """Turns whatever a library raises about a file's contents into an error that names the file.
+
+    Args:
+        place: the file or folder.
+        problem: what is wrong with it then, such as "can't be loaded".
+
+    Raises:
+        ValueError: if anything but a ValueError or an OSError is raised within.
+    """
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{place} {problem} ({reason}).") from error
 
 
 def describe_error(error: Exception) -> str:
@@ -42,4 +64,4 @@ def describe_error(error: Exception) -> str:
     return lines[0]
 
 
-__all__ = ["describe_error", "expected_errors"]
+__all__ = ["describe_error", "expected_errors", "file_errors"]

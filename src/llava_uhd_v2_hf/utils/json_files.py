@@ -39,4 +39,4 @@ def _read_number(text: str) -> float:
     return number if math.isfinite(number) else _refuse(text)
 
 
-__all__ = ["read_json"]
+__all__ = ["MAX_BYTES", "read_json"]

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from peft import PeftModel, prepare_model_for_kbit_training
 from torch import nn
 from transformers import AutoProcessor, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, logging
 
 from ....data.lengths import measure_lengths
@@ -23,12 +21,11 @@ from ....model.modeling_llava_uhd_v2 import LlavaUhdV2ForConditionalGeneration
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ....utils.atomic import replaced_files
 from ...adapters import add_adapter, half_dtype, quantization_config, resume_adapter
-from ...checkpoints import PUSHED_CHECKPOINT, checkpoint_to_resume, trained_steps
+from ...checkpoints import checkpoint_to_resume, trained_steps
 from ...curves import CURVES_NAME, save_curves
 from ...data_record import compare_data, facts_of_files
 from ...disk_space import DiskSpace
 from ...evaluation import HeldOutAnswers
-from ...folder_lock import LOCK_NAME
 from ...machine import check_loggers, limit_workers
 from ...parameter_groups import PartPlan, apply_plan, describe_plan, part_of, parts_of_model, plan_parts
 from ...result_folder import stored_dtype, write_model
@@ -247,18 +244,17 @@ def save_result(folder: Path, trainer: FinetuneTrainer, recipe: FinetuneRecipe, 
 
 
 def push_result(folder: Path, trainer: FinetuneTrainer) -> None:
-    """Sends the result to the repository of the training, without the checkpoints here.
+    """Sends the result to the repository of the training, without the checkpoints and whatever else lies here.
 
     Raises:
         OSError: if the Hub can't be reached or refuses it.
     """
-    HfApi().upload_folder(
+    trainer.hub_api.upload_folder(
         repo_id=trainer.hub_model_id,
         folder_path=folder,
         commit_message="End of training",
         token=trainer.args.hub_token,
         revision=trainer.args.hub_revision,
-        ignore_patterns=[f"{PREFIX_CHECKPOINT_DIR}-*", f"{PUSHED_CHECKPOINT}/*", LOCK_NAME],
     )
 
 

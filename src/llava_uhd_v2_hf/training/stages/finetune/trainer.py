@@ -19,6 +19,7 @@ from ....data.streams import ConversationStream
 from ....model.processing_llava_uhd_v2 import LlavaUhdV2Processor
 from ...evaluation import HeldOutAnswers
 from ...parameter_groups import PartPlan, apply_plan, optimizer_groups, trained_names
+from ...pushes import TrainingApi, pushing_with
 from ...stage_trainer import StageTrainer
 
 
@@ -63,6 +64,7 @@ class FinetuneTrainer(StageTrainer):
     ):
         super().__init__(*args, eval_dataset=held_out, **kwargs)
         self.plan, self.processor, self.lengths = plan, processor, lengths
+        self.hub_api = TrainingApi(self.args.output_dir)
         self.parts_of_groups: list[str] = []  # of the optimiser
         self.learning_rates: dict[str, float] = {}
         if self.label_smoother is not None:  # Trainer shifts labels only for the classes that it knows by name
@@ -141,11 +143,12 @@ class FinetuneTrainer(StageTrainer):
             self.processor.save_pretrained(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As `Trainer._push_from_checkpoint`, with the processor, so that what is pushed loads."""
+        """As `Trainer._push_from_checkpoint`, with the processor, so that what is pushed loads, and no other files."""
         self._warn_of_failed_pushes()
         if self.args.should_save and not self.partial:
             self.processor.save_pretrained(self.args.output_dir)
-        super()._push_from_checkpoint(checkpoint_folder)
+        with pushing_with(self.hub_api):
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()

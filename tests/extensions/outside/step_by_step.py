@@ -9,7 +9,7 @@ from llava_uhd_v2_hf.model.configuration_llava_uhd_v2 import LlavaUhdV2Projector
 from llava_uhd_v2_hf.model.registries_llava_uhd_v2 import UPSAMPLERS
 
 
-class DeconvolutionUpsampler(nn.Module):
+class StepByStepUpsampler(nn.Module):
     """Doubles the resolution of the level below with a transposed convolution and GELU."""
 
     linear_levels = None
@@ -30,4 +30,4 @@ class DeconvolutionUpsampler(nn.Module):
         return levels
 
 
-UPSAMPLERS["deconvolution"] = DeconvolutionUpsampler
+UPSAMPLERS["step by step"] = StepByStepUpsampler
