@@ -32,11 +32,19 @@ class ServerProcess:
     Args:
         model: folder of a checkpoint.
         flags: of the command.
+        prelude: Python that runs first.
     """
 
-    def __init__(self, model: Path, *flags: object):
+    def __init__(self, model: Path, *flags: object, prelude: str = "pass"):
         self.log = Path(tempfile.mkstemp(prefix="serve-", suffix=".log")[1])
-        start = [sys.executable, "-c", "from llava_uhd_v2_hf.cli.app import app; app()", "serve", "--port", "0"]
+        start = [
+            sys.executable,
+            "-c",
+            f"{prelude}\nfrom llava_uhd_v2_hf.cli.app import app; app()",
+            "serve",
+            "--port",
+            "0",
+        ]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [*start, "--model", str(model), *map(str, flags)],
@@ -172,6 +180,16 @@ def good_requests() -> list[dict[str, Any]]:
 
 
 @functools.cache
+def jpeg_of_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG of one colour with one of its scans repeated: each costs as much time as the whole image."""
+    file = BytesIO()
+    Image.new("L", (side, side), 90).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (scans - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+@functools.cache
 def bomb(side: int) -> bytes:
     """A small PNG of very many pixels."""
     return encode(Image.new("1", (side, side)))
@@ -279,6 +297,7 @@ def _bad_images() -> Iterator[tuple[str, bytes | dict[str, Any], int, str]]:
         "noise": (bytes(range(256)) * 40, "PNG or JPEG"),
         "NUL bytes": (bytes(1000), "PNG or JPEG"),
         "no bytes": (b"", "empty"),
+        "JPEG of 1,000 scans": (jpeg_of_scans(4000, 1000), "more than 100 scans"),
         "PNG of 64 million pixels": (bomb(8000), "64000000 pixels"),
         "PNG of 900 million pixels": (bomb(30000), "PIL refuses it"),
         "PNG with a broken middle": (png[:60] + b"\xff" * 30 + png[90:], "cannot be used"),

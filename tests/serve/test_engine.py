@@ -2,24 +2,26 @@
 """Parts of the server without HTTP: text as tokens come, sampling, batches, and what happens when one fails."""
 
 import asyncio
-import itertools
 import json
 import queue
 import random
+import threading
 from unittest.mock import patch
 
 import pytest
 import torch
+from anyio import CapacityLimiter
 from serve_clients import ask, picture  # noqa: E402
 
 from llava_uhd_v2_hf.model import projectors_hiwin_llava_uhd_v2 as projector_module
 from llava_uhd_v2_hf.serve.addresses import CheckedBackend
+from llava_uhd_v2_hf.serve.decoding import CLIENT_DECODERS, DECODERS, Decoders, decode_images
 from llava_uhd_v2_hf.serve.downloads import Downloader
 from llava_uhd_v2_hf.serve.engine import Engine, Job, Piece, collate
 from llava_uhd_v2_hf.serve.errors import ApiError
 from llava_uhd_v2_hf.serve.limits import Limits
 from llava_uhd_v2_hf.serve.metrics import Metrics
-from llava_uhd_v2_hf.serve.prompts import DECODERS, Prompt, PromptMaker
+from llava_uhd_v2_hf.serve.prompts import Prompt, PromptMaker
 from llava_uhd_v2_hf.serve.sampling import DrawnTokens, Sampler, make_sampler
 from llava_uhd_v2_hf.serve.schema import parse_request
 from llava_uhd_v2_hf.serve.server import load_folded
@@ -247,33 +249,38 @@ def test_a_cancelled_job_that_waits_is_not_begun(engine, answers_alone):
     assert waiting.got.empty() and waiting.job.tokens == 0
 
 
-def test_few_requests_have_decoded_images_at_a_time(answers_alone, monkeypatch):
-    changes = []
-    decode, make = PromptMaker._decode, PromptMaker._process
+def test_few_requests_are_decoded_at_a_time_and_text_does_not_wait(answers_alone, monkeypatch):
+    running, most, released = [], [], threading.Event()
 
-    def count(self, data, place):
-        image = decode(self, data, place)
-        changes.append(1)
-        return image
+    def run(self, work):
+        running.append(work)
+        most.append(len(running))
+        released.wait(10)
+        running.remove(work)
+        return decode_images(work)
 
-    def let_go(self, request, files):
-        prompt = make(self, request, files)
-        changes.append(-prompt.num_images)
-        return prompt
-
-    monkeypatch.setattr(PromptMaker, "_decode", count)
-    monkeypatch.setattr(PromptMaker, "_process", let_go)
+    monkeypatch.setattr(Decoders, "_run", run)
     maker = PromptMaker(answers_alone.processor, 4096, Limits(), Downloader(CheckedBackend()))
     image = picture(300, 200)
     request = parse_request(json.dumps({"model": "m", **ask("What?", image, image, image)}).encode())
+    text = parse_request(json.dumps({"model": "m", **ask("What?")}).encode())
 
     async def make_all():
-        return await asyncio.gather(*(maker.make(request) for _ in range(12)))
+        own = CapacityLimiter(CLIENT_DECODERS)
+        tasks = [asyncio.ensure_future(maker.make(request, own)) for _ in range(4)]
+        while len(running) < CLIENT_DECODERS:
+            await asyncio.sleep(0.001)
+        tasks += [asyncio.ensure_future(maker.make(request)) for _ in range(8)]
+        while len(running) < DECODERS:
+            await asyncio.sleep(0.001)
+        assert (await maker.make(text)).num_images == 0
+        assert sum(work is not None for work in running) == DECODERS and not any(task.done() for task in tasks)
+        released.set()
+        return await asyncio.gather(*tasks)
 
     prompts = asyncio.run(make_all())
     assert {prompt.num_images for prompt in prompts} == {3}
-    held = list(itertools.accumulate(changes))
-    assert max(held) <= 3 * DECODERS and held[-1] == 0
+    assert max(most) == DECODERS and not running
 
 
 def test_the_projector_is_folded_once(talker, answers_alone, tokenizer, monkeypatch):

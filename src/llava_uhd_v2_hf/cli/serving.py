@@ -46,7 +46,13 @@ def serve(
     ] = Limits.download_bytes,
     download_seconds: Annotated[float, typer.Option(help="For all images of a request.")] = Limits.download_seconds,
     body_seconds: Annotated[float, typer.Option(help="For the body of a request.")] = Limits.body_seconds,
-    stop_seconds: Annotated[float, typer.Option(help="For requests in hand, when stopped.")] = Limits.stop_seconds,
+    decode_seconds: Annotated[float, typer.Option(help="For all images of a request.")] = Limits.decode_seconds,
+    max_decode_bytes: Annotated[
+        int, typer.Option(min=1, help="Memory for decoding the images of a request.")
+    ] = Limits.decode_bytes,
+    stop_seconds: Annotated[
+        float, typer.Option(help="From SIGTERM or SIGINT to the end of the process.")
+    ] = Limits.stop_seconds,
 ) -> None:
     """Answer OpenAI's chat completions over HTTP, until interrupted."""
     with errors_in_one_line():
@@ -70,6 +76,8 @@ def serve(
             body_seconds=body_seconds,
             download_seconds=download_seconds,
             download_bytes=max_download_bytes,
+            decode_seconds=decode_seconds,
+            decode_bytes=max_decode_bytes,
             stop_seconds=stop_seconds,
         )
         serve_model(model, host, port, limits, name=name, api_key=api_key, private_urls=allow_private_image_urls)

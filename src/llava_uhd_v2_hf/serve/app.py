@@ -33,7 +33,7 @@ def build_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.engine.close()
+        service.close()
 
     # without FastAPI's own pages, which load scripts from another host
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, responses={"default": ERROR_RESPONSE})
@@ -128,10 +128,11 @@ async def complete(service: Service, request: Request) -> Response:
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(service.admitted())
-        chat = parse_request(await read_body(request, service.limits))
-        service.check_name(chat.model)
-        with service.engine.expecting():
-            prompt = await unless_gone(request, service.prompts.make(chat))
+        with service.stoppable():
+            chat = parse_request(await read_body(request, service.limits))
+            service.check_name(chat.model)
+            with service.engine.expecting():
+                prompt = await unless_gone(request, service.prompts.make(chat))
         reply = Reply(service.name, prompt.num_tokens)
         pieces = await stack.enter_async_context(aclosing(service.answer(chat, prompt, reply.id)))
         headers = {"X-Request-Id": reply.id}

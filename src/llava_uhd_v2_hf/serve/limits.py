@@ -19,7 +19,9 @@ class Limits:
         body_seconds: time for the body of a request to arrive, in seconds.
         download_seconds: time for all images of a request to arrive from their URLs, in seconds.
         download_bytes: all images of a request that are behind URLs, in bytes.
-        stop_seconds: time for the requests in hand when the server is told to stop, in seconds.
+        decode_seconds: time for all images of a request to be decoded and cut, in seconds.
+        decode_bytes: memory for that, in bytes.
+        stop_seconds: from the signal to stop to the end of the process, in seconds.
 
     Raises:
         ValueError: if one is not positive.
@@ -35,6 +37,8 @@ class Limits:
     body_seconds: float = 30.0
     download_seconds: float = 15.0
     download_bytes: int = 32 << 20
+    decode_seconds: float = 10.0
+    decode_bytes: int = 2 << 30
     stop_seconds: float = 30.0
 
     def __post_init__(self):

@@ -1,8 +1,9 @@
 # Copyright 2026 The llava-uhd-v2-hf authors. Licensed under the Apache License, Version 2.0.
-"""Requests -> prompts: images fetched, decoded and cut, the conversation in token ids."""
+"""Requests -> prompts: fetches images, lets them be decoded and cut, and tokenises the conversation."""
 
 import asyncio
 import base64
+import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +13,20 @@ from typing import Any
 import torch
 from anyio import CapacityLimiter, to_thread
 from PIL import Image
+from transformers import BatchFeature
 
 from ..data.labels import TEMPLATE_ERRORS
-from ..model.image_loading_llava_uhd_v2 import is_data_url, open_image, read_rgb
+from ..model.image_loading_llava_uhd_v2 import is_data_url
+from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
 from ..model.processing_llava_uhd_v2 import LlavaUhdV2Processor
+from .decoding import CLIENT_DECODERS, Damage, Decoders, Views
 from .downloads import Downloader
 from .errors import ApiError
 from .limits import Limits
 from .schema import ChatRequest, ImagePart, ImageURL, Message, TextPart
 
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 UNNAMED = ("", "application/octet-stream")  # media types of data URLs whose writer didn't know the image's format
-DECODERS = 4  # requests whose images are decoded and cut at a time
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ class PromptMaker:
         self.downloader = downloader
         longest_token = max(map(len, processor.tokenizer.get_vocab()))
         self._max_characters = context * longest_token  # more can't be few enough tokens
-        self._decoders = CapacityLimiter(DECODERS)
+        self._decoders = Decoders(processor.image_processor, limits)
         self._processor_lock = threading.Lock()  # a tokenizer can't be called by two threads at a time
 
-    async def make(self, request: ChatRequest) -> Prompt:
-        """The prompt of a request.
+    async def make(self, request: ChatRequest, decoders: CapacityLimiter | None = None) -> Prompt:
+        """Makes the prompt of a request; without images it never waits for those that have some.
+
+        Args:
+            request: what to make it of.
+            decoders: limiter of the client, see [`Decoders.decode`]; by default one for this request alone.
 
         Raises:
             ApiError: 400, if an image cannot be used, there are too many, or the prompt or the answer is too long.
@@ -90,7 +96,8 @@ class PromptMaker:
         except TimeoutError:
             seconds = self.limits.download_seconds
             raise ApiError(400, f"Its images didn't arrive within {seconds:g} seconds.", param="messages") from None
-        return await to_thread.run_sync(self._process, request, files, limiter=self._decoders)
+        views = await self._decode(places, files, decoders or CapacityLimiter(CLIENT_DECODERS)) if places else None
+        return await to_thread.run_sync(self._process, request, views, abandon_on_cancel=True)
 
     def _check_texts(self, request: ChatRequest) -> None:
         """Refuses what must not, or need not, come to the tokenizer.
@@ -131,26 +138,30 @@ class PromptMaker:
                     left -= len(files[-1])
         return files
 
-    def _decode(self, data: bytes, place: str) -> Image.Image:
-        alpha = self.processor.image_processor.alpha
-        with naming_image(place):
-            return read_rgb(open_image(data, formats=FORMATS), max_pixels=self.limits.image_pixels, alpha=alpha)
+    async def _decode(
+        self, places: list[tuple[str, ImageURL]], files: list[bytes], decoders: CapacityLimiter
+    ) -> Views:
+        own = self.processor.image_processor.max_slices
+        max_slices = [1 if source.detail == "low" else own for _, source in places]
+        views = await self._decoders.decode(files, max_slices, decoders)
+        if isinstance(views, Damage):
+            with naming_image("messages" if views.index is None else places[views.index][0]):
+                raise ValueError(views.message)
+        return views
 
-    def _process(self, request: ChatRequest, files: list[bytes]) -> Prompt:
-        images = [self._decode(data, place) for data, (place, _) in zip(files, image_places(request), strict=True)]
-        limits = [
-            1 if source.detail == "low" else self.processor.image_processor.max_slices
-            for _, source in image_places(request)
-        ]
+    def _process(self, request: ChatRequest, views: Views | None) -> Prompt:
+        processor = self.processor
+        if views is not None:
+            processor = copy.copy(processor)
+            processor.image_processor = CutImages(processor.image_processor, views)
         try:
             with self._processor_lock:
-                inputs = self.processor.apply_chat_template(
-                    as_conversation(request, images),
+                inputs = processor.apply_chat_template(
+                    as_conversation(request),
                     add_generation_prompt=True,
                     tokenize=True,
                     return_dict=True,
                     return_tensors="pt",
-                    processor_kwargs={"max_slices": limits} if limits else {},
                 )
         except (ValueError, *TEMPLATE_ERRORS) as error:
             raise ApiError(400, f"The messages cannot be used: {error}"[:1000], param="messages") from error
@@ -208,14 +219,33 @@ def image_places(request: ChatRequest) -> Iterator[tuple[str, ImageURL]]:
                 yield f"messages[{turn}].content[{number}].image_url.url", part.image_url
 
 
-def as_conversation(request: ChatRequest, images: list[Image.Image]) -> list[dict[str, Any]]:
-    """The messages of a request as the processor takes them, with the images in their places."""
-    left = iter(images)
+class CutImages:
+    """Stands for an image processor whose images are cut already.
+
+    Args:
+        image_processor: that cut them.
+        views: what it returned.
+    """
+
+    def __init__(self, image_processor: LlavaUhdV2ImageProcessor, views: Views):
+        self.image_processor = image_processor
+        self.views = {name: torch.from_numpy(values) for name, values in views.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.image_processor, name)
+
+    def __call__(self, images: object, **kwargs: object) -> BatchFeature:
+        """Returns the views, whatever stands for the images."""
+        return BatchFeature(self.views)
+
+
+def as_conversation(request: ChatRequest) -> list[dict[str, Any]]:
+    """The messages of a request as the processor takes them, with one pixel in the place of each image."""
     return [
         {
             "role": "system" if message.role == "developer" else message.role,
             "content": [
-                {"type": "image", "image": next(left)}
+                {"type": "image", "image": Image.new("RGB", (1, 1))}
                 if isinstance(part, ImagePart)
                 else {"type": "text", "text": part.text}
                 for part in message.content
@@ -243,6 +273,7 @@ def decode_data_url(url: str) -> bytes:
 
 
 __all__ = [
+    "CutImages",
     "Prompt",
     "PromptMaker",
     "as_conversation",

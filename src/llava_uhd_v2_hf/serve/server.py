@@ -4,10 +4,14 @@
 import asyncio
 import copy
 import logging
+import multiprocessing
+import multiprocessing.forkserver
+import os
 import signal
 import socket
 import time
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from transformers import AutoProcessor
@@ -25,32 +29,59 @@ from .prompts import PromptMaker
 from .service import Service
 
 
-CANCELLING_SECONDS = 5  # for the last errors to reach their clients
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ERROR_SECONDS = 1.0  # of the time for stopping, kept for the last errors to reach their clients
 logger = logging.getLogger(__name__)
 
 
 class GracefulServer(uvicorn.Server):
-    """Told to stop, lets the requests in hand come to their end, for a limited time.
+    """Finishes the requests in flight when it is told to stop, within a limited time.
 
     Args:
         config: of uvicorn.
-        engine: answers the requests.
-        stop_seconds: time for them, in seconds.
+        service: answers the requests.
+        stop_seconds: from the signal to the end of the process.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, stop_seconds: float):
+    def __init__(self, config: uvicorn.Config, service: Service, stop_seconds: float):
         super().__init__(config)
-        self.engine = engine
+        self.service = service
         self.stop_seconds = stop_seconds
+        self._deadline = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins to stop; SIGALRM ends the process at the deadline.
+
+        Args:
+            sig: the signal.
+            frame: not used.
+        """
+        if not self.should_exit:
+            self._deadline = time.monotonic() + self.stop_seconds
+            signal.setitimer(signal.ITIMER_REAL, self.stop_seconds)
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; requests that are not answered in time end with an error.
+        """Shuts uvicorn down; requests that are not answered in time end with an error.
 
         Args:
             sockets: on which it listens.
         """
-        asyncio.get_running_loop().call_later(self.stop_seconds, self.engine.close)
+        left = self._deadline - min(ERROR_SECONDS, self.stop_seconds / 2) - time.monotonic()
+        asyncio.get_running_loop().call_later(max(0, left), self.service.close)
         await super().shutdown(sockets)
+
+
+def leave(sig: int, frame: FrameType | None) -> None:
+    """Ends the process at once with exit code 0: a thread inside PyTorch can't be waited for, nor survives an exit.
+
+    Args:
+        sig: the signal.
+        frame: not used.
+    """
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(0)
 
 
 def serve(
@@ -63,7 +94,7 @@ def serve(
     api_key: str | None = None,
     private_urls: bool = False,
 ) -> None:
-    """Serves a model until SIGINT or SIGTERM.
+    """Serves a model until SIGINT or SIGTERM, which end the process with exit code 0.
 
     Args:
         model: folder or Hub id of a checkpoint or an adapter.
@@ -78,9 +109,12 @@ def serve(
         OSError: if the address can't be listened on, or the model can't be read.
         ValueError: if there is no such model.
     """
+    for number in (*SIGNALS, signal.SIGALRM):  # uvicorn stops by the first two, and sends them again when it has
+        signal.signal(number, leave)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     check_checkpoint(model)
     listener = listen(host, port)
+    multiprocessing.forkserver.ensure_running()  # imports what decoders need while the model is loaded
     service = build_service(load_folded(model), model, limits, private_urls)
     service.name, service.api_key = name or default_name(model), api_key
     config = uvicorn.Config(
@@ -89,15 +123,10 @@ def serve(
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(limits.stop_seconds) + CANCELLING_SECONDS,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn stops by them, and sends them again when it has
-        signal.signal(number, lambda number, frame: None)
     address, chosen = listener.getsockname()[:2]
     logger.info("Serving %s on http://%s:%d/v1", service.name, f"[{address}]" if ":" in address else address, chosen)
-    GracefulServer(config, service.engine, limits.stop_seconds).run(sockets=[listener])
-    service.engine.close()
-    service.engine.join(CANCELLING_SECONDS)
+    GracefulServer(config, service, limits.stop_seconds).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -153,4 +182,4 @@ def default_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-__all__ = ["GracefulServer", "build_service", "default_name", "listen", "load_folded", "serve"]
+__all__ = ["GracefulServer", "build_service", "default_name", "leave", "listen", "load_folded", "serve"]

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .engine import Engine, Job, Piece
+from .engine import Engine, Job, Piece, stopping
 from .errors import ApiError
 from .limits import Limits
 from .metrics import Metrics
@@ -42,6 +42,36 @@ class Service:
     limits: Limits
     api_key: str | None = None
     in_hand: int = field(default=0, init=False)
+    closed: bool = field(default=False, init=False)
+    _tasks: set[asyncio.Task] = field(default_factory=set, init=False)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Runs the current task's work until the server stops.
+
+        Raises:
+            ApiError: 503, if the server stops before the work ends.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if self.closed:
+            raise stopping()
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.closed and task.uncancel() == 0:
+                raise stopping() from None
+            raise
+        finally:
+            self._tasks.discard(task)
+
+    def close(self) -> None:
+        """Ends every request with an error: those that are read or prepared, and those that the engine has."""
+        self.closed = True
+        self.engine.close()
+        for task in self._tasks:
+            task.cancel()
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
