@@ -169,7 +169,11 @@ def limit_process(seconds: float, max_bytes: int) -> None:
 
 
 def decode_images(work: Work) -> Views | Damage:
-    """Decodes and cuts images, see [`Decoders.decode`]."""
+    """Decodes and cuts images in this process.
+
+    Returns:
+        `pixel_values`, (i, p_max, 3 * patch * patch), and `image_sizes`, (i, 6); or what is wrong.
+    """
     images = []
     for index, data in enumerate(work.files):
         try:

@@ -145,12 +145,11 @@ class PromptMaker:
         max_slices = [1 if source.detail == "low" else own for _, source in places]
         views = await self._decoders.decode(files, max_slices, decoders)
         if isinstance(views, Damage):
-            with naming_image("messages" if views.index is None else places[views.index][0]):
-                raise ValueError(views.message)
+            raise unusable_image("messages" if views.index is None else places[views.index][0], views.message)
         return views
 
     def _process(self, request: ChatRequest, views: Views | None) -> Prompt:
-        processor = self.processor
+        processor: Any = self.processor
         if views is not None:
             processor = copy.copy(processor)
             processor.image_processor = CutImages(processor.image_processor, views)
@@ -202,8 +201,17 @@ def naming_image(place: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        message = f"The image cannot be used: {error}"[:1000]
-        raise ApiError(400, message, param=place, code="invalid_image") from error
+        raise unusable_image(place, str(error)) from error
+
+
+def unusable_image(place: str, problem: str) -> ApiError:
+    """Makes the refusal of a request with an image that can't be used.
+
+    Args:
+        place: of the image in the request.
+        problem: what is wrong with it.
+    """
+    return ApiError(400, f"The image cannot be used: {problem}"[:1000], param=place, code="invalid_image")
 
 
 def num_characters(message: Message) -> int:
@@ -281,4 +289,5 @@ __all__ = [
     "image_places",
     "naming_image",
     "num_characters",
+    "unusable_image",
 ]
