@@ -12,8 +12,8 @@ from llava_uhd_v2_hf.evaluation.image_rules import pre_resized_image
 from llava_uhd_v2_hf.inference.inspection import inspect_image
 from llava_uhd_v2_hf.inference.loading import read_image
 from llava_uhd_v2_hf.pictures.pyramid import PyramidParts, draw_pyramid
+from llava_uhd_v2_hf.serve.decoding import decode_image
 from llava_uhd_v2_hf.serve.limits import Limits
-from llava_uhd_v2_hf.serve.prompts import PromptMaker
 from llava_uhd_v2_hf.training.stages.vdim.images import read_square
 from llava_uhd_v2_hf.training.stages.vdim.recipe import VdimData
 
@@ -33,12 +33,7 @@ INK = Image.fromarray(np.dstack([np.zeros((60, 90, 3), np.uint8), 255 - GREY])) 
 
 
 def serve(path, image_processor):
-    class Processor:
-        class tokenizer:
-            get_vocab = staticmethod(lambda: {"a": 0})
-
-    Processor.image_processor = image_processor
-    return PromptMaker(Processor, 10, Limits(), None)._decode(path.read_bytes(), "messages[0]")
+    return decode_image(path.read_bytes(), image_processor, Limits.image_pixels)
 
 
 WAYS = {

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from anyio import CapacityLimiter, from_thread, to_thread
+from PIL import Image
 
 from ..model.image_loading_llava_uhd_v2 import open_image, read_rgb
 from ..model.image_processing_llava_uhd_v2 import LlavaUhdV2ImageProcessor
@@ -177,9 +178,7 @@ def decode_images(work: Work) -> Views | Damage:
     images = []
     for index, data in enumerate(work.files):
         try:
-            check_scans(data)
-            image = open_image(data, formats=FORMATS)
-            images.append(read_rgb(image, max_pixels=work.max_pixels, alpha=work.image_processor.alpha))
+            images.append(decode_image(data, work.image_processor, work.max_pixels))
         except ValueError as error:
             return Damage(str(error), index)
         except MemoryError:
@@ -190,6 +189,21 @@ def decode_images(work: Work) -> Views | Damage:
         return Damage(str(error))
     except MemoryError:
         return Damage("cutting takes too much memory; make it smaller.")
+
+
+def decode_image(data: bytes, image_processor: LlavaUhdV2ImageProcessor, max_pixels: int) -> Image.Image:
+    """Decodes an image in this process, to RGB.
+
+    Args:
+        data: contents of the file.
+        image_processor: says what becomes of transparency.
+        max_pixels: height * width of the image, checked before it is decoded.
+
+    Raises:
+        ValueError: if it is no PNG, JPEG or WebP, too large, damaged, or a JPEG of too many scans.
+    """
+    check_scans(data)
+    return read_rgb(open_image(data, formats=FORMATS), max_pixels=max_pixels, alpha=image_processor.alpha)
 
 
 def check_scans(data: bytes) -> None:
@@ -219,6 +233,7 @@ __all__ = [
     "Views",
     "Work",
     "check_scans",
+    "decode_image",
     "decode_images",
     "jpeg_markers",
     "limit_process",
