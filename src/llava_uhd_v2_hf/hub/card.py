@@ -110,7 +110,7 @@ def build_card(folder: Path, request: CardRequest, *, repo_id: str, with_code: b
 def describe_system(folder: Path) -> str:
     """Says which of the paper's systems a checkpoint is.
 
-    Nothing where there is no config.json, or it names a kind from outside that is not registered here.
+    Nothing where there is no config.json, or it names a kind from outside the package.
 
     Raises:
         OSError, ValueError: if it can't be used.
@@ -119,7 +119,7 @@ def describe_system(folder: Path) -> str:
     if not path.is_file():
         return ""
     with file_errors(path, "describes a model that can't be built"):
-        if any(kind.value is None for kind in outside_kinds(read_json(path))):
+        if outside_kinds(read_json(path)):
             return ""
         config = LlavaUhdV2Config.from_pretrained(folder)
     projector = config.projector_config
